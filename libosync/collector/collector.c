@@ -1,0 +1,1 @@
+extern int osync__placeholder_collector;

@@ -1,0 +1,2 @@
+/* placeholder until the module lands */
+extern int osync__placeholder_format_binlog;

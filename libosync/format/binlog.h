@@ -1,0 +1,55 @@
+/* A partition's binlog: a folder of NNNNNNNN.log files (docs/formats.md, binlog). Reads only, checks every checksum, and never skips
+ * anything: what can't be read is an error with file and offset. Blocking calls. */
+#ifndef OSYNC_FORMAT_BINLOG_H
+#define OSYNC_FORMAT_BINLOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "osync/error.h"
+#include "tablet.pb-c.h"
+
+typedef struct osync__binlog osync__binlog_t;
+
+/* Limit of one entry's serialized size. */
+#define OSYNC__BINLOG_MAX_ENTRY (256u << 20)
+
+typedef struct osync__log_record {
+    const uint8_t *payload; /* the serialized LogEntry, valid until the next call */
+    size_t len;
+    uint32_t file;      /* the file's number */
+    uint64_t at;        /* offset of the record's first header in the file */
+    uint64_t log_index; /* read from the payload */
+    uint64_t term;
+} osync__log_record_t;
+
+typedef struct osync__log_file {
+    uint32_t number;
+    char path[4096];
+    bool has_entry;      /* its first record is complete */
+    uint64_t first;      /* log index of its first entry, if has_entry */
+} osync__log_file_t;
+
+/* Lists the folder; a folder that isn't there is an empty binlog. */
+int osync__binlog_open(osync__binlog_t **out, const char *dir, osync_error_t *err);
+void osync__binlog_close(osync__binlog_t *log);
+
+/* Lists the folder again and fills in what has changed (new files, files that were empty). */
+int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err);
+size_t osync__binlog_files(const osync__binlog_t *log, const osync__log_file_t **files); /* by number, ascending */
+
+/* The next osync__binlog_next gives entry `index`: opens the newest file whose first entry is <= index and skips what comes before.
+ * Index 0: the oldest retained entry. OSYNC_EGAP if the log begins later than `index` (the message names both). An index beyond the tail
+ * is fine: it waits there. */
+int osync__binlog_seek(osync__binlog_t *log, uint64_t index, osync_error_t *err);
+/* The next record. OSYNC_EOF: nothing more for now (torn tail or end of the last file). OSYNC_EGAP: log_index jumps ahead.
+ * OSYNC_EDIVERGED: it goes back or repeats. OSYNC_ECORRUPT: bad checksum, type, length, or an entry that doesn't parse; names file and offset.
+ * Goes from file to file by itself, and notices new files when it reaches the end (osync__binlog_refresh). */
+int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_error_t *err);
+
+/* Reads the last complete entry's log_index without moving the position; 0 if the log is empty. */
+int osync__binlog_tail(osync__binlog_t *log, uint64_t *index, osync_error_t *err);
+
+#endif
