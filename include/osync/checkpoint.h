@@ -1,10 +1,10 @@
-/* The checkpoint interface: a small durable map from keys to values whose every change is a compare-and-set, so that of two
- * owners one is refused. libosync brings one in SQLite; an embedder may bring another.
+/* The checkpoint interface: a small durable map from keys to values whose every change is a compare-and-set, so that of
+ * two owners one is refused. libosync brings one in SQLite; an embedder may bring another.
  *
  * Keys are '/'-separated ASCII paths of at most 512 bytes ("part/<task>/<pid>"); values are blobs of at most 1 MiB.
  *
- * Callbacks: if a call returns non-zero, its callback is never called. Otherwise it is called exactly once, on the loop's
- * thread, never from inside the call. Values are valid during the callback only. */
+ * Callbacks: if a call returns non-zero, its callback is never called. Otherwise it is called exactly once, on the
+ * loop's thread, never from inside the call. Values are valid during the callback only. */
 #ifndef OSYNC_CHECKPOINT_H
 #define OSYNC_CHECKPOINT_H
 
@@ -34,8 +34,9 @@ typedef struct osync_checkpoint_ops {
     size_t size; /* sizeof(osync_checkpoint_ops_t) */
     /* OSYNC_ENOENT if there is no such key. */
     int (*get)(osync_checkpoint_t *store, const char *key, osync_checkpoint_get_cb cb, void *arg);
-    /* Sets the key to `value` if it holds exactly `expected` now (expected NULL: if it doesn't exist; value NULL: removes it). 0: done
-     * and durable. OSYNC_ECONFLICT: it holds something else, nothing was changed. Everything else: unknown. Both buffers are copied. */
+    /* Sets the key to `value` if it holds exactly `expected` now (expected NULL: if it doesn't exist; value NULL:
+     * removes it). 0: done and durable. OSYNC_ECONFLICT: it holds something else, nothing was changed. Everything else:
+     * unknown. Both buffers are copied. */
     int (*cas)(osync_checkpoint_t *store, const char *key, const void *expected, size_t expected_len, const void *value,
                size_t len, osync_checkpoint_cb cb, void *arg);
     /* All entries whose key begins with `prefix`, in key order. */
@@ -50,7 +51,8 @@ struct osync_checkpoint {
 };
 
 /* A SQLite file, made if it isn't there, opened for this process alone (OSYNC_ECONFLICT if another one has it). */
-OSYNC_API int osync_sqlite_checkpoint_new(osync_checkpoint_t **out, uv_loop_t *loop, const char *path, osync_error_t *err);
+OSYNC_API int osync_sqlite_checkpoint_new(osync_checkpoint_t **out, uv_loop_t *loop, const char *path,
+                                          osync_error_t *err);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 /* The collector: reads the partitions of one machine's TabletServers and sends their rows to a scheduler.
  *
- * It registers itself in ZooKeeper below <root>/sync_tool/collector, listens for AddSyncTask, hard-links what it reads, and goes on
- * with its tasks after a restart. All calls and callbacks on the loop's thread. */
+ * It registers itself in ZooKeeper below <root>/sync_tool/collector, listens for AddSyncTask, hard-links what it reads,
+ * and goes on with its tasks after a restart. All calls and callbacks on the loop's thread. */
 #ifndef OSYNC_COLLECTOR_H
 #define OSYNC_COLLECTOR_H
 
@@ -19,20 +19,20 @@ extern "C" {
 typedef struct osync_collector osync_collector_t;
 
 typedef struct osync_collector_config {
-    size_t size;                  /* set by osync_collector_config_init */
-    const char *endpoint;         /* "host:port" to listen on and to register; its host is the TabletServer's */
-    const char *zk_cluster;       /* "host:port,..."; NULL or "": not registered in ZooKeeper */
-    const char *zk_root_path;     /* "/openmldb" */
-    const char *zk_auth_schema;   /* "digest" */
-    const char *zk_cert;          /* "user:password"; "" is none */
+    size_t size;                    /* set by osync_collector_config_init */
+    const char *endpoint;           /* "host:port" to listen on and to register; its host is the TabletServer's */
+    const char *zk_cluster;         /* "host:port,..."; NULL or "": not registered in ZooKeeper */
+    const char *zk_root_path;       /* "/openmldb" */
+    const char *zk_auth_schema;     /* "digest" */
+    const char *zk_cert;            /* "user:password"; "" is none */
     uint32_t zk_session_timeout_ms; /* 2000 */
-    const char *data_dir;         /* links and progress; on the TabletServer's data file system */
-    uint64_t max_pack_size;       /* bytes of rows in one SendData: 1 MiB; a larger row goes alone */
-    uint64_t max_body_size;       /* bytes of one RPC message that is accepted or sent: 64 MiB */
-    uint32_t request_timeout_ms;  /* of every RPC: 20000 */
-    uint32_t heartbeat_ms;        /* longest time without a SendData: 5000 */
-    uint32_t snapshot_settle_ms;  /* a snapshot is read when it is at least this old (docs/delivery.md): 60000 */
-    uint32_t worker_threads;      /* that read: 4 */
+    const char *data_dir;           /* links and progress; on the TabletServer's data file system */
+    uint64_t max_pack_size;         /* bytes of rows in one SendData: 1 MiB; a larger row goes alone */
+    uint64_t max_body_size;         /* bytes of one RPC message that is accepted or sent: 64 MiB */
+    uint32_t request_timeout_ms;    /* of every RPC: 20000 */
+    uint32_t heartbeat_ms;          /* longest time without a SendData: 5000 */
+    uint32_t snapshot_settle_ms;    /* a snapshot is read when it is at least this old (docs/delivery.md): 60000 */
+    uint32_t worker_threads;        /* that read: 4 */
 } osync_collector_config_t;
 
 OSYNC_API void osync_collector_config_init(osync_collector_config_t *config);
@@ -40,13 +40,13 @@ OSYNC_API void osync_collector_config_init(osync_collector_config_t *config);
 /* Makes a collector on the caller's loop; strings are copied. It does nothing before osync_collector_start. */
 OSYNC_API int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_collector_config_t *config,
                                   osync_error_t *err);
-/* Listens, takes up its stored tasks, connects to ZooKeeper and registers (and again whenever the session is lost). Fails if
- * the data folder or the port can't be used; ZooKeeper and the TabletServers may come later. */
+/* Listens, takes up its stored tasks, connects to ZooKeeper and registers (and again whenever the session is lost).
+ * Fails if the data folder or the port can't be used; ZooKeeper and the TabletServers may come later. */
 OSYNC_API int osync_collector_start(osync_collector_t *collector, osync_error_t *err);
 /* The port it listens on (of use if the endpoint's was 0). */
 OSYNC_API int osync_collector_port(const osync_collector_t *collector);
-/* Ends everything in an orderly way, keeps the stored tasks, frees the collector, then calls cb (may be NULL). May be called
- * from a callback. */
+/* Ends everything in an orderly way, keeps the stored tasks, frees the collector, then calls cb (may be NULL). May be
+ * called from a callback. */
 OSYNC_API void osync_collector_close(osync_collector_t *collector, void (*cb)(void *arg), void *arg);
 
 #ifdef __cplusplus

@@ -1,8 +1,8 @@
 /* Rows to CSV, byte for byte as OpenMLDB's SyncTool writes it (docs/formats.md).
  *
- * One line a row: columns in the table's order (the base columns, then the added ones), separated by ',', ended by '\n'; NULL is
- * `null`, strings are JSON-escaped in double quotes, floats as Java prints them, a timestamp as `YYYY-MM-DD HH:MM:SS.f` in
- * the encoder's time zone. An encoder is used by one thread at a time. */
+ * One line a row: columns in the table's order (the base columns, then the added ones), separated by ',', ended by
+ * '\n'; NULL is `null`, strings are JSON-escaped in double quotes, floats as Java (JDK 8 to 18) prints them, a
+ * timestamp as `YYYY-MM-DD HH:MM:SS.f` in the encoder's time zone. An encoder is used by one thread at a time. */
 #ifndef OSYNC_CSV_H
 #define OSYNC_CSV_H
 
@@ -27,8 +27,8 @@ OSYNC_API int osync_csv_new(osync_csv_t **out, const osync_table_t *table, const
                             osync_error_t *err);
 OSYNC_API void osync_csv_free(osync_csv_t *csv);
 
-/* Appends one encoded row (already decompressed) as a line. On an error nothing is appended: OSYNC_ECORRUPT, OSYNC_ESCHEMA
- * (the row's schema version isn't in the table's description), OSYNC_ENOMEM. */
+/* Appends one encoded row (already decompressed) as a line. On an error nothing is appended: OSYNC_ECORRUPT,
+ * OSYNC_ESCHEMA (the row's schema version isn't in the table's description), OSYNC_ENOMEM. */
 OSYNC_API int osync_csv_add(osync_csv_t *csv, const void *row, size_t len, osync_error_t *err);
 /* What was appended since the last reset; valid until the next call on the encoder. */
 OSYNC_API const char *osync_csv_data(const osync_csv_t *csv, size_t *len);

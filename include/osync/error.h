@@ -1,8 +1,8 @@
 /* Error codes and the error object that every fallible call of libosync fills.
  *
  * Functions return 0 or a negative OSYNC_E... code. Where a call takes an `osync_error_t *err`, err may be NULL; on
- * failure it holds the code and one sentence that names the thing, what went wrong and, where there is one, the cause in its
- * own words (an errno text, a RemoteException, a ZooKeeper code). Thread: all functions here are thread-safe. */
+ * failure it holds the code and one sentence that names the thing, what went wrong and, where there is one, the cause
+ * in its own words (an errno text, a RemoteException, a ZooKeeper code). Thread: all functions here are thread-safe. */
 #ifndef OSYNC_ERROR_H
 #define OSYNC_ERROR_H
 

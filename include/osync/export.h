@@ -3,7 +3,7 @@
 #define OSYNC_EXPORT_H
 
 #if defined(__GNUC__)
-#define OSYNC_API __attribute__((visibility("default")))
+#define OSYNC_API               __attribute__((visibility("default")))
 #define OSYNC_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
 #define OSYNC_API

@@ -10,8 +10,8 @@ extern "C" {
 
 typedef enum osync_log_level { OSYNC_LOG_DEBUG, OSYNC_LOG_INFO, OSYNC_LOG_WARN, OSYNC_LOG_ERROR } osync_log_level_t;
 
-/* `message` is one line without a newline, valid during the call only. May be called from any thread of the library, one
- * call at a time. */
+/* `message` is one line without a newline, valid during the call only. May be called from any thread of the library,
+ * one call at a time. */
 typedef void (*osync_log_cb)(osync_log_level_t level, const char *message, void *arg);
 
 /* Sets the process-wide hook and the least level that reaches it; cb NULL turns logging off. Call it before anything

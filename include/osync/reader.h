@@ -1,7 +1,8 @@
 /* Reads the rows of one partition of a disk table from its files: a snapshot (RocksDB checkpoint) and a binlog.
  *
- * Nothing here needs a running TabletServer, and nothing writes to the files that are read. The rule by which the two phases
- * fit together (the replayed window) is in docs/delivery.md. All calls block: use a reader from a worker thread, one thread at a time. */
+ * Nothing here needs a running TabletServer, and nothing writes to the files that are read. The rule by which the two
+ * phases fit together (the replayed window) is in docs/delivery.md. All calls block: use a reader from a worker thread,
+ * one thread at a time. */
 #ifndef OSYNC_READER_H
 #define OSYNC_READER_H
 
@@ -25,21 +26,26 @@ typedef enum osync_phase {
 
 typedef enum osync_base {
     OSYNC_BASE_AUTO,   /* the newest log file that provably began before the snapshot */
-    OSYNC_BASE_OLDEST, /* trust that the oldest retained entry precedes the snapshot (copied files, whose times prove nothing) */
+    OSYNC_BASE_OLDEST, /* trust that the oldest retained entry precedes the snapshot (copied files, whose times prove
+                          nothing) */
 } osync_base_t;
 
 typedef struct osync_reader_config {
     size_t size; /* sizeof(osync_reader_config_t), set by osync_reader_config_init */
     osync_phase_t phase;
     osync_base_t base;
-    const char *binlog_dir;    /* holds NNNNNNNN.log; required unless phase is SNAPSHOT. May be absent or empty. */
-    const char *snapshot_dir;  /* the checkpoint's own folder (holds CURRENT); NULL: there is no snapshot */
-    const char *snapshot_name; /* its name in MANIFEST, the local minute it was made in (12 digits); needed by BASE_AUTO */
-    const char *scratch_dir;   /* folder for the window's scratch database, made and removed by the reader; required for ALL */
-    uint64_t from;             /* BINLOG: first log index wanted; 0 is the oldest retained */
-    uint64_t start_ts;         /* rows whose base index ts is below are left out; 0 is all */
-    const void *point;         /* ALL: a sync point (osync_reader_point) to go on from; NULL is the beginning. Borrowed during open. */
+    const char *binlog_dir;   /* holds NNNNNNNN.log; required unless phase is SNAPSHOT. May be absent or empty. */
+    const char *snapshot_dir; /* the checkpoint's own folder (holds CURRENT); NULL: there is no snapshot */
+    const char
+        *snapshot_name; /* its name in MANIFEST, the local minute it was made in (12 digits); needed by BASE_AUTO */
+    const char
+        *scratch_dir;  /* folder for the window's scratch database, made and removed by the reader; required for ALL */
+    uint64_t from;     /* BINLOG: first log index wanted; 0 is the oldest retained */
+    uint64_t start_ts; /* rows whose base index ts is below are left out; 0 is all */
+    const void
+        *point; /* ALL: a sync point (osync_reader_point) to go on from; NULL is the beginning. Borrowed during open. */
     size_t point_len;
+    const volatile int *cancel; /* NULL, or set to non-zero from any thread: open and next end with OSYNC_ECANCELED */
 } osync_reader_config_t;
 
 typedef struct osync_reader_row {
@@ -47,29 +53,46 @@ typedef struct osync_reader_row {
     uint64_t offset;     /* BINLOG: log index */
     const void *pk;      /* key of the base index: arbitrary bytes */
     size_t pk_len;
-    uint64_t ts; /* of the base index: milliseconds, or what the ts column holds */
+    uint64_t ts;       /* of the base index: milliseconds, or what the ts column holds */
     const void *value; /* the encoded row, decompressed */
     size_t value_len;
 } osync_reader_row_t;
 
+typedef struct osync_snapshot_name {
+    char name[256]; /* of the checkpoint's folder below `dir` */
+} osync_snapshot_name_t;
+
+/* Reads which checkpoint is the current one from the MANIFEST in a partition's snapshot folder. OSYNC_ENOENT: there is
+ * no MANIFEST, hence no snapshot. */
+OSYNC_API int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err);
+
 OSYNC_API void osync_reader_config_init(osync_reader_config_t *config);
 
 /* Opens the files, finds the base and replays the window. `table` is borrowed and must outlive the reader. Errors:
- * OSYNC_EGAP (no base can be proven, or the log doesn't reach back far enough), OSYNC_EDIVERGED, OSYNC_ECORRUPT, OSYNC_ESCHEMA,
- * OSYNC_EIO, OSYNC_ENOENT, with the file and the offset in the message. */
+ * OSYNC_EGAP (no base can be proven, or the log doesn't reach back far enough), OSYNC_EDIVERGED, OSYNC_ECORRUPT,
+ * OSYNC_ESCHEMA, OSYNC_EIO, OSYNC_ENOENT, with the file and the offset in the message. */
 OSYNC_API int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *config,
                                 osync_error_t *err);
 OSYNC_API void osync_reader_close(osync_reader_t *reader);
 
-/* The next row; what *row points to is valid until the next call on this reader. OSYNC_EOF: nothing more for now; a log that grows
- * later gives more when asked again. After any other error the reader can only be closed. */
+/* The next row; what *row points to is valid until the next call on this reader. OSYNC_EOF: nothing more for now; a log
+ * that grows later gives more when asked again. After any other error the reader can only be closed. */
 OSYNC_API int osync_reader_next(osync_reader_t *reader, osync_reader_row_t *row, osync_error_t *err);
 /* Takes back the row of the last successful osync_reader_next: the next call gives it again. Once per row. */
 OSYNC_API void osync_reader_unread(osync_reader_t *reader);
 
-/* The sync point after the last row (a serialized SyncPoint): a reader opened with it goes on with the next one. Valid until the
- * next call on this reader. Only for OSYNC_PHASE_ALL. */
+/* The sync point after the last row (a serialized SyncPoint): a reader opened with it goes on with the next one. Valid
+ * until the next call on this reader. Only for OSYNC_PHASE_ALL. */
 OSYNC_API int osync_reader_point(osync_reader_t *reader, const void **point, size_t *len, osync_error_t *err);
+
+typedef struct osync_reader_progress {
+    bool traversing;        /* rows still come from the snapshot */
+    uint64_t snapshot_rows; /* RocksDB's estimate of its rows; 0 is not known */
+    uint64_t next;          /* next log index wanted; 0 while traversing */
+    uint64_t tail;          /* newest log index seen when the log was last looked at */
+} osync_reader_progress_t;
+
+OSYNC_API void osync_reader_progress(const osync_reader_t *reader, osync_reader_progress_t *out);
 
 /* The window of a reader opened with OSYNC_PHASE_ALL: entries up to `base` came from the snapshot alone, those of
  * (base, tail] are the window. */

@@ -1,7 +1,8 @@
-/* The scheduler: finds tables and their leaders in ZooKeeper, hands their partitions to collectors, receives rows, and writes
- * them to the sink exactly once.
+/* The scheduler: finds tables and their leaders in ZooKeeper, hands their partitions to collectors, receives rows, and
+ * writes them to the sink exactly once.
  *
- * It serves CreateSyncTask, DeleteSyncTask, TaskStatus and SendData on its port. All calls and callbacks on the loop's thread. */
+ * It serves CreateSyncTask, DeleteSyncTask, TaskStatus and SendData on its port. All calls and callbacks on the loop's
+ * thread. */
 #ifndef OSYNC_SCHEDULER_H
 #define OSYNC_SCHEDULER_H
 
@@ -22,23 +23,23 @@ typedef struct osync_scheduler_config {
     size_t size;                     /* set by osync_scheduler_config_init */
     const char *host;                /* to listen on ("0.0.0.0" is all interfaces) */
     int port;                        /* 0 picks a free one */
-    const char *advertised_endpoint; /* "host:port" that collectors send to; NULL: host and port, with 0.0.0.0 replaced by the address that
-                                        the machine uses towards ZooKeeper */
+    const char *advertised_endpoint; /* "host:port" that collectors send to; NULL: host and port, with 0.0.0.0 replaced
+                                        by the address that the machine uses towards ZooKeeper */
     const char *zk_cluster;
     const char *zk_root_path;
-    const char *zk_cert;             /* "user:password" (digest); "" is none */
-    uint32_t zk_session_timeout_ms;  /* 5000 */
-    const char *state_dir;           /* holds checkpoint.db (synctool.properties: sync_task.progress_path) */
-    uint32_t check_period_ms;        /* 10000: a collector that is silent for twice as long is replaced */
-    uint32_t request_timeout_ms;     /* of AddSyncTask: 5000 */
-    uint64_t max_body_size;          /* 64 MiB */
-    const char *hadoop_conf_dir;     /* NULL: HADOOP_CONF_DIR */
-    const char *hadoop_user;         /* NULL: HADOOP_USER_NAME, else the process's user */
-    const char *default_fs;          /* for a dest without a scheme; NULL: fs.defaultFS of the Hadoop configuration */
-    const char *csv_timezone;        /* NULL: the machine's */
-    uint64_t roll_bytes;             /* 128 MiB */
-    uint32_t roll_interval_ms;       /* 60000: a file is committed this long after its first row at the latest */
-    uint32_t worker_threads;         /* that encode: 4 */
+    const char *zk_cert;            /* "user:password" (digest); "" is none */
+    uint32_t zk_session_timeout_ms; /* 5000 */
+    const char *state_dir;          /* holds checkpoint.db (synctool.properties: sync_task.progress_path) */
+    uint32_t check_period_ms;       /* 10000: a collector that is silent for twice as long is replaced */
+    uint32_t request_timeout_ms;    /* of AddSyncTask: 5000 */
+    uint64_t max_body_size;         /* 64 MiB */
+    const char *hadoop_conf_dir;    /* NULL: HADOOP_CONF_DIR */
+    const char *hadoop_user;        /* NULL: HADOOP_USER_NAME, else the process's user */
+    const char *default_fs;         /* for a dest without a scheme; NULL: fs.defaultFS of the Hadoop configuration */
+    const char *csv_timezone;       /* NULL: the machine's */
+    uint64_t roll_bytes;            /* 128 MiB */
+    uint32_t roll_interval_ms;      /* 60000: a file is committed this long after its first row at the latest */
+    uint32_t worker_threads;        /* that encode: 4 */
 } osync_scheduler_config_t;
 
 OSYNC_API void osync_scheduler_config_init(osync_scheduler_config_t *config);
@@ -49,8 +50,8 @@ OSYNC_API int osync_scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, cons
 /* Opens the checkpoint, takes up the stored tasks and listens. ZooKeeper and HDFS may come later. */
 OSYNC_API int osync_scheduler_start(osync_scheduler_t *scheduler, osync_error_t *err);
 OSYNC_API int osync_scheduler_port(const osync_scheduler_t *scheduler);
-/* Ends everything in an orderly way (staged rows that aren't committed are read again next time), frees the scheduler, then calls cb
- * (may be NULL). */
+/* Ends everything in an orderly way (staged rows that aren't committed are read again next time), frees the scheduler,
+ * then calls cb (may be NULL). */
 OSYNC_API void osync_scheduler_close(osync_scheduler_t *scheduler, void (*cb)(void *arg), void *arg);
 
 #ifdef __cplusplus

@@ -1,12 +1,12 @@
-/* The sink interface: a place for files that supports what delivery needs, namely create-once staging, labels, atomic rename
- * that never overwrites, and atomic rename of folders (the fence). libosync brings two, WebHDFS and file; an embedder may
- * bring another by filling in an osync_sink_ops_t.
+/* The sink interface: a place for files that supports what delivery needs, namely create-once staging, labels, atomic
+ * rename that never overwrites, and atomic rename of folders (the fence). libosync brings two, WebHDFS and file; an
+ * embedder may bring another by filling in an osync_sink_ops_t.
  *
  * Paths are absolute within the sink, UTF-8, without a scheme ("/warehouse/t1/part-0.csv").
  *
- * Callbacks: if a call returns non-zero, its callback is never called. Otherwise it is called exactly once, on the loop's
- * thread, never from inside the call, with OSYNC_ECANCELED if the sink was closed meanwhile. `err` is valid during the
- * callback only and NULL on success. */
+ * Callbacks: if a call returns non-zero, its callback is never called. Otherwise it is called exactly once, on the
+ * loop's thread, never from inside the call, with OSYNC_ECANCELED if the sink was closed meanwhile. `err` is valid
+ * during the callback only and NULL on success. */
 #ifndef OSYNC_SINK_H
 #define OSYNC_SINK_H
 
@@ -37,30 +37,31 @@ typedef void (*osync_sink_list_cb)(void *arg, int status, const char *const *nam
 typedef void (*osync_sink_label_cb)(void *arg, int status, const void *label, size_t len, const osync_error_t *err);
 
 /* What the status of a mutation means: 0: done, and durable. OSYNC_ENOENT, OSYNC_EEXIST: refused, nothing was changed
- * *by this request* (but an earlier duplicate of it may have been done). Everything else: unknown, it may have been done or may still be
- * done later. */
+ * *by this request* (but an earlier duplicate of it may have been done). Everything else: unknown, it may have been
+ * done or may still be done later. */
 typedef struct osync_sink_ops {
     size_t size; /* sizeof(osync_sink_ops_t) */
 
     /* Makes a folder and its parents; one that is there is fine. */
     int (*mkdirs)(osync_sink_t *sink, const char *path, osync_sink_cb cb, void *arg);
 
-    /* Begins a new file. The parent must exist (it is never made) and the name must be free; whether it is may be found only
-     * when the file is finished. *out is valid until finish or abort has called back. */
+    /* Begins a new file. The parent must exist (it is never made) and the name must be free; whether it is may be found
+     * only when the file is finished. *out is valid until finish or abort has called back; also after a failure one of
+     * them is due. One call on a file at a time, except abort, which may come whenever finish hasn't called back. */
     int (*create)(osync_sink_t *sink, const char *path, osync_sink_file_t **out, osync_sink_cb cb, void *arg);
-    /* Appends; `data` is the caller's until the callback. One write at a time. The callback is the backpressure: it comes when
+    /* Appends; `data` is the caller's until the callback. The callback is the backpressure: it comes when
      * the sink can take more. */
     int (*write)(osync_sink_file_t *file, const void *data, size_t len, osync_sink_cb cb, void *arg);
     /* Ends the file and makes it durable; frees `file` before the callback. */
     int (*finish)(osync_sink_file_t *file, osync_sink_cb cb, void *arg);
-    /* Stops writing and frees `file`; what was written may stay under its staged name. An outstanding write's callback comes first,
-     * with OSYNC_ECANCELED. Never fails. */
+    /* Stops writing and frees `file`; what was written may stay under its staged name. An outstanding write's callback
+     * comes first, with OSYNC_ECANCELED. Never fails. */
     void (*abort)(osync_sink_file_t *file, osync_sink_cb cb, void *arg);
 
     /* OSYNC_ENOENT if there is nothing. */
     int (*stat)(osync_sink_t *sink, const char *path, osync_sink_stat_cb cb, void *arg);
-    /* Attaches `label` (up to 64 KiB of arbitrary bytes) to a file; it stays with the file through renames. OSYNC_ETOOBIG if this
-     * sink can't hold that much, OSYNC_ENOTSUP if it can't hold labels at all. */
+    /* Attaches `label` (up to 64 KiB of arbitrary bytes) to a file; it stays with the file through renames.
+     * OSYNC_ETOOBIG if this sink can't hold that much, OSYNC_ENOTSUP if it can't hold labels at all. */
     int (*set_label)(osync_sink_t *sink, const char *path, const void *label, size_t len, osync_sink_cb cb, void *arg);
     /* OSYNC_ENOENT if there is no such file, or it has no label. */
     int (*get_label)(osync_sink_t *sink, const char *path, osync_sink_label_cb cb, void *arg);
@@ -71,8 +72,8 @@ typedef struct osync_sink_ops {
     int (*remove)(osync_sink_t *sink, const char *path, bool recursive, osync_sink_cb cb, void *arg);
     /* OSYNC_ENOENT if there is no such folder. */
     int (*list)(osync_sink_t *sink, const char *path, osync_sink_list_cb cb, void *arg);
-    /* A logged mutation on `path` that changes nothing: when it is answered, everything that was read before is known to be durable
-     * (rule A12 of docs/delivery.md). */
+    /* A logged mutation on `path` that changes nothing: when it is answered, everything that was read before is known
+     * to be durable (rule A12 of docs/delivery.md). */
     int (*barrier)(osync_sink_t *sink, const char *path, osync_sink_cb cb, void *arg);
 
     /* Cancels what is under way and frees the sink; no other callback after this one. */
@@ -92,12 +93,15 @@ struct osync_sink_file {
 OSYNC_API int osync_file_sink_new(osync_sink_t **out, uv_loop_t *loop, unsigned threads, osync_error_t *err);
 
 typedef struct osync_webhdfs_config {
-    size_t size;                  /* set by osync_webhdfs_config_init */
-    const char *address;          /* "host:port" of the NameNode's HTTP server; NULL: from the Hadoop configuration */
-    const char *hadoop_conf_dir;  /* holds core-site.xml and hdfs-site.xml; NULL: HADOOP_CONF_DIR, and if that is unset, none */
-    const char *user;             /* user.name; NULL: HADOOP_USER_NAME, else the process's user */
-    uint32_t connect_timeout_ms;  /* 10000 */
-    uint32_t request_timeout_ms;  /* 60000: of an answer; of a transfer, the longest time without progress */
+    size_t size;         /* set by osync_webhdfs_config_init */
+    const char *address; /* webhdfs://: "host:port" of the NameNode's HTTP server; NULL: found by `authority` */
+    const char
+        *authority; /* hdfs://: "host:port" or nameservice, looked up in the Hadoop configuration; NULL: fs.defaultFS */
+    const char
+        *hadoop_conf_dir; /* holds core-site.xml and hdfs-site.xml; NULL: HADOOP_CONF_DIR, and if that is unset, none */
+    const char *user;     /* user.name; NULL: HADOOP_USER_NAME, else the process's user */
+    uint32_t connect_timeout_ms; /* 10000 */
+    uint32_t request_timeout_ms; /* 60000: of an answer; of a transfer, the longest time without progress */
 } osync_webhdfs_config_t;
 
 OSYNC_API void osync_webhdfs_config_init(osync_webhdfs_config_t *config);

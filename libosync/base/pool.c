@@ -10,10 +10,10 @@ struct osync__pool {
     uv_async_t async;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    osync__job_t *first, **last;        /* to do; under the lock */
+    osync__job_t *first, **last;             /* to do; under the lock */
     osync__job_t *finished, **finished_last; /* done, not yet told to the loop; under the lock */
-    bool stop;                          /* under the lock */
-    size_t under_way;                   /* loop thread only */
+    bool stop;                               /* under the lock */
+    size_t under_way;                        /* loop thread only */
     unsigned threads;
     void (*closed)(void *arg);
     void *closed_arg;

@@ -1,5 +1,5 @@
-/* A pool of worker threads of the library's own. libuv's pool has four threads that are shared with name look-ups and with
- * the embedder; a long traverse there would hold up everybody. */
+/* A pool of worker threads of the library's own. libuv's pool has four threads that are shared with name look-ups and
+ * with the embedder; a long traverse there would hold up everybody. */
 #ifndef OSYNC_BASE_POOL_H
 #define OSYNC_BASE_POOL_H
 
