@@ -1,2 +1,592 @@
-/* placeholder until the module lands */
-extern int osync__placeholder_format_binlog;
+/* The binlog of one partition: LevelDB's log format with blocks of 4096 bytes, an end-of-file record, and a LogEntry in
+ * each record.
+ *
+ * It finds and checks entries; what an entry means (put, delete, dimensions) is its reader's business. */
+#include "format/binlog.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+
+enum { BLOCK = 4096, HEADER = 7 };
+enum { TYPE_FULL = 1, TYPE_FIRST, TYPE_MIDDLE, TYPE_LAST, TYPE_END };
+/* What a cursor answers at the end-of-file record; OSYNC_EOF is a file that may go on. */
+enum { END_OF_FILE = 1 };
+
+/* How much is read at once: in passing through the log, when its end is looked for, and for a file's first entry. */
+#define READ_SIZE (512u << 10)
+#define TAIL_SIZE (256u << 10)
+#define PEEK_SIZE (4u * BLOCK)
+/* An assembled entry larger than this gives its memory back before the next one. */
+#define KEEP_SIZE (4u << 20)
+
+/* One open file and a place in it. */
+typedef struct cursor {
+    bool open;
+    int fd;
+    uint32_t number;
+    char *path;
+    uint64_t pos;  /* where the next record (or the rest of a block before it) begins */
+    uint64_t next; /* behind the record that was read last */
+    bool resync;   /* it began in the middle: fragments before the first beginning of a record are passed over */
+    uint8_t *buf;
+    size_t cap, len;
+    uint64_t buf_at;
+    osync__buf_t assembled; /* of an entry in several fragments */
+} cursor_t;
+
+struct osync__binlog {
+    char *dir;
+    osync__log_file_t *files;
+    ino_t *inodes; /* of the files, same order */
+    size_t n_files;
+    cursor_t cursor;
+    uint64_t wanted;    /* entries below are passed over */
+    uint64_t expected;  /* index of the next entry; 0: whatever comes */
+    uint32_t last_file; /* of the entry before it */
+};
+
+/* ---- a cursor ---- */
+
+static void cursor_close(cursor_t *c) {
+    if (c->open) close(c->fd);
+    free(c->path);
+    free(c->buf);
+    osync__buf_free(&c->assembled);
+    *c = (cursor_t){0};
+}
+
+static int cursor_open(cursor_t *c, const char *path, uint32_t number, size_t read_size, osync_error_t *err) {
+    struct stat st;
+    int rc = 0;
+    cursor_close(c);
+    c->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (c->fd < 0) return osync__err_errno(err, errno, "open binlog file %s", path);
+    c->open = true;
+    c->number = number;
+    c->cap = read_size;
+    c->path = strdup(path);
+    c->buf = malloc(read_size);
+    if (!c->path || !c->buf)
+        rc = osync__err(err, OSYNC_ENOMEM, "open binlog file %s: out of memory", path);
+    else if (fstat(c->fd, &st))
+        rc = osync__err_errno(err, errno, "stat binlog file %s", path);
+    else if (!S_ISREG(st.st_mode))
+        rc = osync__err(err, OSYNC_EINVAL, "binlog file %s is not a regular file", path);
+    if (rc) cursor_close(c);
+    return rc;
+}
+
+static int cursor_size(const cursor_t *c, uint64_t *size, osync_error_t *err) {
+    struct stat st;
+    if (fstat(c->fd, &st)) return osync__err_errno(err, errno, "stat binlog file %s", c->path);
+    *size = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int read_at(const cursor_t *c, uint64_t at, uint8_t *to, size_t size, size_t *got, osync_error_t *err) {
+    *got = 0;
+    while (*got < size) {
+        ssize_t n = pread(c->fd, to + *got, size - *got, (off_t)(at + *got));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return osync__err_errno(err, errno, "read binlog file %s at offset %" PRIu64, c->path, at + *got);
+        if (n == 0) break;
+        *got += (size_t)n;
+    }
+    return 0;
+}
+
+/* The bytes of the file from `at` on: *avail says how many there are, `want` (within one block) or fewer at the file's
+ * end. */
+static int look(cursor_t *c, uint64_t at, size_t want, const uint8_t **bytes, size_t *avail, osync_error_t *err) {
+    if (at < c->buf_at || at + want > c->buf_at + c->len) {
+        size_t got;
+        c->buf_at = at - at % BLOCK;
+        c->len = 0;
+        int rc = read_at(c, c->buf_at, c->buf, c->cap, &got, err);
+        if (rc) return rc;
+        c->len = got;
+    }
+    size_t skip = (size_t)(at - c->buf_at);
+    *avail = c->len <= skip ? 0 : c->len - skip < want ? c->len - skip : want;
+    *bytes = c->buf + skip;
+    return 0;
+}
+
+static bool all_zero(const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (p[i]) return false;
+    return true;
+}
+
+static int corrupt(const cursor_t *c, uint64_t at, osync_error_t *err, const char *what) {
+    return osync__err(err, OSYNC_ECORRUPT, "binlog file %s, offset %" PRIu64 ": %s", c->path, at, what);
+}
+
+/* A header of zeros is the end of what was written if nothing but zeros follows (a file system may lengthen a file
+ * before its data reach the disk), else a hole. */
+static int zeros_follow(cursor_t *c, uint64_t at, osync_error_t *err) {
+    size_t got;
+    c->len = 0;
+    for (uint64_t p = at;; p += got) {
+        int rc = read_at(c, p, c->buf, c->cap, &got, err);
+        if (rc) return rc;
+        if (!all_zero(c->buf, got))
+            return corrupt(c, at, err, "zeros stand where a record should begin, and data follow");
+        if (got < c->cap) return OSYNC_EOF;
+    }
+}
+
+static bool get_varint(const uint8_t **p, const uint8_t *end, uint64_t *out) {
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 64 && *p < end; shift += 7) {
+        uint8_t b = *(*p)++;
+        if (shift == 63 && b > 1) return false;
+        value |= (uint64_t)(b & 0x7f) << shift;
+        if (b < 0x80) {
+            *out = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Goes over the top level of a serialized LogEntry, for its term (field 1) and log_index (field 2). */
+static bool scan_entry(osync__log_record_t *record) {
+    enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
+    const uint8_t *p = record->payload, *end = p + record->len;
+    record->term = record->log_index = 0;
+    while (p < end) {
+        uint64_t tag, n = 0;
+        if (!get_varint(&p, end, &tag) || tag >> 3 == 0 || tag > UINT32_MAX) return false;
+        uint64_t field = tag >> 3, wire = tag & 7;
+        if (field <= 2 && wire != VARINT) return false;
+        switch (wire) {
+        case VARINT:
+            if (!get_varint(&p, end, &n)) return false;
+            if (field == 1) record->term = n;
+            if (field == 2) record->log_index = n;
+            n = 0;
+            break;
+        case FIXED64:
+            n = 8;
+            break;
+        case BYTES:
+            if (!get_varint(&p, end, &n)) return false;
+            break;
+        case FIXED32:
+            n = 4;
+            break;
+        default:
+            return false;
+        }
+        if (n > (uint64_t)(end - p)) return false;
+        p += n;
+    }
+    return true;
+}
+
+/* Reads the record at c->pos, and leaves the place as it is (but for what is passed over when resynchronising). */
+static int read_record(cursor_t *c, osync__log_record_t *record, osync_error_t *err) {
+    uint64_t pos = c->pos, begin = c->pos;
+    bool inside = false;
+    if (c->assembled.cap > KEEP_SIZE) osync__buf_free(&c->assembled);
+    c->assembled.len = 0;
+    for (;;) {
+        const uint8_t *p;
+        size_t avail, left = BLOCK - (size_t)(pos % BLOCK);
+        int rc;
+        if (left < HEADER) { /* too little for a header: filled with zeros */
+            rc = look(c, pos, left, &p, &avail, err);
+            if (rc) return rc;
+            if (!all_zero(p, avail)) return corrupt(c, pos, err, "the unused end of a block isn't filled with zeros");
+            if (avail < left) return OSYNC_EOF;
+            pos += left;
+            if (!inside) begin = pos;
+            continue;
+        }
+        rc = look(c, pos, HEADER, &p, &avail, err);
+        if (rc) return rc;
+        if (avail < HEADER) return OSYNC_EOF;
+        if (all_zero(p, HEADER)) return zeros_follow(c, pos, err);
+        size_t len = osync__get_u16le(p + 4);
+        unsigned type = p[6];
+        if (type < TYPE_FULL || type > TYPE_END) return corrupt(c, pos, err, "the record has an unknown type");
+        if (len > left - HEADER) return corrupt(c, pos, err, "the record's length reaches beyond its block");
+        if (type == TYPE_END && len > 0) return corrupt(c, pos, err, "the end-of-file record has a length");
+        rc = look(c, pos, HEADER + len, &p, &avail, err);
+        if (rc) return rc;
+        if (avail < HEADER + len) return OSYNC_EOF;
+        uint32_t crc = osync__crc32c(0, p + HEADER - 1, len + 1); /* type and payload */
+        if (osync__get_u32le(p) != (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u))
+            return corrupt(c, pos, err, "the record's checksum is wrong");
+        if (type == TYPE_END && !inside) return END_OF_FILE;
+        bool begins = type == TYPE_FULL || type == TYPE_FIRST;
+        if (!begins && !inside && c->resync) {
+            pos += HEADER + len;
+            c->pos = begin = pos;
+            continue;
+        }
+        if (begins == inside || type == TYPE_END) return corrupt(c, pos, err, "a fragment of a record is out of order");
+        if (type != TYPE_FULL) {
+            if (c->assembled.len + len > OSYNC__BINLOG_MAX_ENTRY)
+                return osync__err(err, OSYNC_ETOOBIG,
+                                  "binlog file %s, offset %" PRIu64 ": the entry is larger than the limit of %u bytes",
+                                  c->path, begin, OSYNC__BINLOG_MAX_ENTRY);
+            if (osync__buf_append(&c->assembled, p + HEADER, len))
+                return osync__err(err, OSYNC_ENOMEM, "read binlog file %s: out of memory", c->path);
+        }
+        pos += HEADER + len;
+        if (type == TYPE_FIRST || type == TYPE_MIDDLE) {
+            inside = true;
+            continue;
+        }
+        *record = (osync__log_record_t){.payload = type == TYPE_FULL ? p + HEADER : c->assembled.data,
+                                        .len = type == TYPE_FULL ? len : c->assembled.len,
+                                        .file = c->number,
+                                        .at = begin};
+        if (!scan_entry(record)) return corrupt(c, begin, err, "the record isn't a LogEntry");
+        if (record->log_index == 0) return corrupt(c, begin, err, "the LogEntry has no log_index");
+        c->next = pos;
+        c->resync = false;
+        return 0;
+    }
+}
+
+/* The record at the cursor's place: 0, END_OF_FILE, OSYNC_EOF (nothing complete there yet), or an error. */
+static int cursor_read(cursor_t *c, osync__log_record_t *record, osync_error_t *err) {
+    int rc = read_record(c, record, err);
+    if (rc == OSYNC_ECORRUPT) { /* a tablet that starts again writes over a torn end: only what a second look confirms
+                                   is corrupt */
+        c->len = 0;
+        rc = read_record(c, record, err);
+    }
+    if (rc == OSYNC_EOF) {
+        uint64_t size;
+        c->len = 0; /* the next look has to go to the file */
+        int failed = cursor_size(c, &size, err);
+        if (failed) return failed;
+        if (size < c->pos) return corrupt(c, c->pos, err, "the file has become shorter than what was read of it");
+    }
+    return rc;
+}
+
+/* Places the cursor on the first record that begins in the last `span` bytes, or further before the end if none begins
+ * there. OSYNC_EOF or END_OF_FILE: the file holds no record. */
+static int cursor_near_end(cursor_t *c, uint64_t span, osync_error_t *err) {
+    osync__log_record_t record;
+    uint64_t size = 0;
+    int rc = cursor_size(c, &size, err);
+    if (rc) return rc;
+    for (;;) {
+        uint64_t start = span >= size ? 0 : size - span;
+        start += (BLOCK - start % BLOCK) % BLOCK; /* only a block's beginning is sure to be a header */
+        c->pos = start;
+        c->resync = start > 0;
+        rc = cursor_read(c, &record, err);
+        if (rc == 0) c->pos = record.at;
+        /* What stands behind an end-of-file record may be anything, so that even a bad record is only a reason to go
+         * further back. */
+        if (start == 0 || (rc != OSYNC_EOF && rc != END_OF_FILE && rc != OSYNC_ECORRUPT)) return rc;
+        span = span < BLOCK ? BLOCK : span > UINT64_MAX / 2 ? UINT64_MAX : span * 2;
+    }
+}
+
+/* ---- the folder ---- */
+
+/* "00000012.log": digits of any number, and nothing else. */
+static bool number_of(const char *name, uint32_t *number) {
+    uint64_t n = 0;
+    const char *p = name;
+    for (; *p >= '0' && *p <= '9'; p++) {
+        n = n * 10 + (uint64_t)(*p - '0');
+        if (n > UINT32_MAX) return false;
+    }
+    *number = (uint32_t)n;
+    return p > name && strcmp(p, ".log") == 0;
+}
+
+/* Fills in the first entry of a file. *gone: there is no such file any more, or it is no file. */
+static int peek(osync__log_file_t *file, bool *gone, osync_error_t *err) {
+    cursor_t c = {0};
+    osync__log_record_t record;
+    int rc = cursor_open(&c, file->path, file->number, PEEK_SIZE, err);
+    *gone = rc == OSYNC_ENOENT || rc == OSYNC_EINVAL;
+    if (*gone) return 0;
+    if (rc) return rc;
+    rc = cursor_read(&c, &record, err);
+    file->has_entry = rc == 0;
+    file->first = rc == 0 ? record.log_index : 0;
+    cursor_close(&c);
+    return rc == END_OF_FILE || rc == OSYNC_EOF ? 0 : rc;
+}
+
+typedef struct listed {
+    osync__log_file_t file;
+    ino_t inode;
+} listed_t;
+
+static int by_number(const void *a, const void *b) {
+    uint32_t x = ((const listed_t *)a)->file.number, y = ((const listed_t *)b)->file.number;
+    return x < y ? -1 : x > y;
+}
+
+static const osync__log_file_t *file_by_number(const osync__binlog_t *log, uint32_t number, size_t *at) {
+    for (size_t i = 0; i < log->n_files; i++) {
+        if (log->files[i].number != number) continue;
+        if (at) *at = i;
+        return &log->files[i];
+    }
+    return NULL;
+}
+
+static int list_folder(const osync__binlog_t *log, listed_t **out, size_t *count, osync_error_t *err) {
+    listed_t *list = NULL;
+    size_t n = 0, cap = 0;
+    int rc = 0;
+    DIR *d = opendir(log->dir);
+    if (!d && errno != ENOENT) return osync__err_errno(err, errno, "list binlog folder %s", log->dir);
+    while (d) {
+        errno = 0;
+        struct dirent *e = readdir(d);
+        if (!e && errno) rc = osync__err_errno(err, errno, "list binlog folder %s", log->dir);
+        if (!e) break;
+        uint32_t number;
+        if (!number_of(e->d_name, &number)) continue;
+        if (n == cap) {
+            size_t more = cap ? cap * 2 : 16;
+            listed_t *p = reallocarray(list, more, sizeof *list);
+            if (!p) {
+                rc = osync__err(err, OSYNC_ENOMEM, "list binlog folder %s: out of memory", log->dir);
+                break;
+            }
+            list = p;
+            cap = more;
+        }
+        osync__log_file_t *f = &list[n].file;
+        *f = (osync__log_file_t){.number = number};
+        int len = snprintf(f->path, sizeof f->path, "%s/%s", log->dir, e->d_name);
+        if (len < 0 || (size_t)len >= sizeof f->path) {
+            rc = osync__err(err, OSYNC_ETOOBIG, "the path of binlog file %s/%s is too long", log->dir, e->d_name);
+            break;
+        }
+        list[n++].inode = e->d_ino;
+    }
+    if (d) closedir(d);
+    if (!rc && n > 0) qsort(list, n, sizeof *list, by_number);
+    for (size_t i = 1; !rc && i < n; i++)
+        if (list[i].file.number == list[i - 1].file.number)
+            rc = osync__err(err, OSYNC_ECORRUPT, "binlog files %s and %s have the same number", list[i - 1].file.path,
+                            list[i].file.path);
+    if (rc) {
+        free(list);
+        return rc;
+    }
+    *out = list;
+    *count = n;
+    return 0;
+}
+
+int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err) {
+    listed_t *list = NULL;
+    osync__log_file_t *files = NULL;
+    ino_t *inodes = NULL;
+    size_t n = 0, kept = 0;
+    int rc = list_folder(log, &list, &n, err);
+    if (rc) return rc;
+    files = calloc(n ? n : 1, sizeof *files);
+    inodes = calloc(n ? n : 1, sizeof *inodes);
+    if (!files || !inodes) {
+        rc = osync__err(err, OSYNC_ENOMEM, "list binlog folder %s: out of memory", log->dir);
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t at;
+        bool gone = false;
+        const osync__log_file_t *known = file_by_number(log, list[i].file.number, &at);
+        if (known && known->has_entry && log->inodes[at] == list[i].inode) {
+            list[i].file.has_entry = true;
+            list[i].file.first = known->first;
+        } else {
+            rc = peek(&list[i].file, &gone, err);
+            /* A bad record is an error for who comes to it: an older file that nobody needs doesn't stop anything. */
+            if (rc == OSYNC_ECORRUPT || rc == OSYNC_ETOOBIG) rc = 0;
+            if (rc) goto done;
+        }
+        if (gone) continue;
+        files[kept] = list[i].file;
+        inodes[kept++] = list[i].inode;
+    }
+    free(log->files);
+    free(log->inodes);
+    log->files = files;
+    log->inodes = inodes;
+    log->n_files = kept;
+    files = NULL;
+    inodes = NULL;
+done:
+    free(list);
+    free(files);
+    free(inodes);
+    return rc;
+}
+
+size_t osync__binlog_files(const osync__binlog_t *log, const osync__log_file_t **files) {
+    *files = log->files;
+    return log->n_files;
+}
+
+int osync__binlog_open(osync__binlog_t **out, const char *dir, osync_error_t *err) {
+    *out = NULL;
+    osync__binlog_t *log = calloc(1, sizeof *log);
+    if (log) log->dir = strdup(dir);
+    int rc = !log || !log->dir ? osync__err(err, OSYNC_ENOMEM, "open binlog %s: out of memory", dir)
+                               : osync__binlog_refresh(log, err);
+    if (rc) {
+        osync__binlog_close(log);
+        return rc;
+    }
+    *out = log;
+    return 0;
+}
+
+void osync__binlog_close(osync__binlog_t *log) {
+    if (!log) return;
+    cursor_close(&log->cursor);
+    free(log->files);
+    free(log->inodes);
+    free(log->dir);
+    free(log);
+}
+
+/* ---- reading ---- */
+
+static int go_to(osync__binlog_t *log, const osync__log_file_t *file, osync_error_t *err) {
+    return cursor_open(&log->cursor, file->path, file->number, READ_SIZE, err);
+}
+
+int osync__binlog_seek(osync__binlog_t *log, uint64_t index, osync_error_t *err) {
+    const osync__log_file_t *start = NULL, *oldest = NULL;
+    int rc = osync__binlog_refresh(log, err);
+    if (rc) return rc;
+    cursor_close(&log->cursor);
+    log->wanted = index;
+    log->expected = 0;
+    for (size_t i = 0; i < log->n_files; i++) {
+        const osync__log_file_t *f = &log->files[i];
+        if (!f->has_entry) continue;
+        if (!oldest) oldest = f;
+        if (f->first <= index) start = f;
+    }
+    if (!start && index > 0 && oldest) {
+        /* A bad record in a file before it is the better answer than a gap. */
+        for (osync__log_file_t *f = log->files; f < oldest; f++) {
+            bool gone;
+            rc = peek(f, &gone, err);
+            if (rc) return rc;
+        }
+        return osync__err(err, OSYNC_EGAP, "entry %" PRIu64 " is wanted, but the log begins with %" PRIu64 " in %s",
+                          index, oldest->first, oldest->path);
+    }
+    if (!start && log->n_files > 0) start = log->files;
+    return start ? go_to(log, start, err) : 0; /* without a file: osync__binlog_next opens the first that appears */
+}
+
+int osync__binlog_seek_near_end(osync__binlog_t *log, uint32_t file, uint64_t max_bytes, osync_error_t *err) {
+    int rc = osync__binlog_refresh(log, err);
+    if (rc) return rc;
+    const osync__log_file_t *f = file_by_number(log, file, NULL);
+    if (!f) return osync__err(err, OSYNC_ENOENT, "binlog %s has no file with number %" PRIu32, log->dir, file);
+    log->wanted = log->expected = 0;
+    rc = go_to(log, f, err);
+    if (!rc) rc = cursor_near_end(&log->cursor, max_bytes, err);
+    return rc == END_OF_FILE || rc == OSYNC_EOF ? 0 : rc;
+}
+
+/* Log indexes go up by one from entry to entry, also from file to file. */
+static int check_index(const osync__binlog_t *log, const osync__log_record_t *r, osync_error_t *err) {
+    const char *path = log->cursor.path;
+    if (log->expected == 0) {
+        if (log->wanted == 0 || r->log_index <= log->wanted) return 0;
+        return osync__err(err, OSYNC_EGAP,
+                          "entry %" PRIu64 " is wanted, but the log goes on with %" PRIu64 " in %s at offset %" PRIu64,
+                          log->wanted, r->log_index, path, r->at);
+    }
+    if (r->log_index == log->expected) return 0;
+    if (r->log_index < log->expected)
+        return osync__err(err, OSYNC_EDIVERGED,
+                          "binlog file %s, offset %" PRIu64 ": log index %" PRIu64 " comes after %" PRIu64
+                          " of file %08" PRIu32 ".log",
+                          path, r->at, r->log_index, log->expected - 1, log->last_file);
+    return osync__err(err, OSYNC_EGAP,
+                      "binlog: entries %" PRIu64 " to %" PRIu64 " are missing between file %08" PRIu32
+                      ".log and %s at offset %" PRIu64,
+                      log->expected, r->log_index - 1, log->last_file, path, r->at);
+}
+
+int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_error_t *err) {
+    cursor_t *c = &log->cursor;
+    bool final = false; /* a later file exists, so that this one grows no more */
+    int rc = 0;
+    for (;;) {
+        const osync__log_file_t *later = NULL;
+        if (c->open) {
+            rc = cursor_read(c, record, err);
+            if (!rc) rc = check_index(log, record, err);
+            if (!rc) {
+                c->pos = c->next;
+                log->expected = record->log_index + 1;
+                log->last_file = c->number;
+                if (record->log_index >= log->wanted) return 0;
+                continue;
+            }
+            if (rc != END_OF_FILE && rc != OSYNC_EOF) return rc;
+        }
+        int refreshed = osync__binlog_refresh(log, err);
+        if (refreshed) return refreshed;
+        for (size_t i = 0; i < log->n_files && !later; i++)
+            if (!c->open || log->files[i].number > c->number) later = &log->files[i];
+        if (!later) return OSYNC_EOF;
+        /* The end that was seen may be older than the later file: a record written between the two must not be lost. */
+        if (c->open && rc == OSYNC_EOF && !final) {
+            final = true;
+            continue;
+        }
+        if (c->open && rc == OSYNC_EOF)
+            osync__log(OSYNC_LOG_INFO, "binlog file %s was left open at offset %" PRIu64 "; going on with %s", c->path,
+                       c->pos, later->path);
+        rc = go_to(log, later, err);
+        if (rc) return rc;
+        final = false;
+    }
+}
+
+int osync__binlog_tail(osync__binlog_t *log, uint64_t *index, osync_error_t *err) {
+    cursor_t c = {0};
+    osync__log_record_t record;
+    *index = 0;
+    int rc = osync__binlog_refresh(log, err);
+    for (size_t i = log->n_files; !rc && i-- > 0 && *index == 0;) {
+        rc = cursor_open(&c, log->files[i].path, log->files[i].number, TAIL_SIZE, err);
+        if (!rc) rc = cursor_near_end(&c, TAIL_SIZE, err);
+        while (!rc) {
+            rc = cursor_read(&c, &record, err);
+            if (rc) break;
+            *index = record.log_index;
+            c.pos = c.next;
+        }
+        if (rc == END_OF_FILE || rc == OSYNC_EOF) rc = 0;
+    }
+    cursor_close(&c);
+    if (rc) *index = 0;
+    return rc;
+}

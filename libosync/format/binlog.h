@@ -1,5 +1,5 @@
-/* A partition's binlog: a folder of NNNNNNNN.log files (docs/formats.md, binlog). Reads only, checks every checksum, and never skips
- * anything: what can't be read is an error with file and offset. Blocking calls. */
+/* A partition's binlog: a folder of NNNNNNNN.log files (docs/formats.md, binlog). Reads only, checks every checksum,
+ * and never skips anything: what can't be read is an error with file and offset. Blocking calls. */
 #ifndef OSYNC_FORMAT_BINLOG_H
 #define OSYNC_FORMAT_BINLOG_H
 
@@ -28,25 +28,37 @@ typedef struct osync__log_record {
 typedef struct osync__log_file {
     uint32_t number;
     char path[4096];
-    bool has_entry;      /* its first record is complete */
-    uint64_t first;      /* log index of its first entry, if has_entry */
+    bool has_entry; /* its first record is complete */
+    uint64_t first; /* log index of its first entry, if has_entry */
 } osync__log_file_t;
 
-/* Lists the folder; a folder that isn't there is an empty binlog. */
+/* Lists the folder; a folder that isn't there is an empty binlog. Without a seek, reading begins with the oldest entry.
+ */
 int osync__binlog_open(osync__binlog_t **out, const char *dir, osync_error_t *err);
 void osync__binlog_close(osync__binlog_t *log);
 
 /* Lists the folder again and fills in what has changed (new files, files that were empty). */
 int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err);
-size_t osync__binlog_files(const osync__binlog_t *log, const osync__log_file_t **files); /* by number, ascending */
+/* By number, ascending; valid until the list is made anew, which every other call here may do. */
+size_t osync__binlog_files(const osync__binlog_t *log, const osync__log_file_t **files);
 
-/* The next osync__binlog_next gives entry `index`: opens the newest file whose first entry is <= index and skips what comes before.
- * Index 0: the oldest retained entry. OSYNC_EGAP if the log begins later than `index` (the message names both). An index beyond the tail
- * is fine: it waits there. */
+/* The next osync__binlog_next gives entry `index`: opens the newest file whose first entry is <= index and skips what
+ * comes before. Index 0: the oldest retained entry. OSYNC_EGAP if the log begins later than `index` (the message names
+ * both). An index beyond the tail is fine: it waits there. */
 int osync__binlog_seek(osync__binlog_t *log, uint64_t index, osync_error_t *err);
-/* The next record. OSYNC_EOF: nothing more for now (torn tail or end of the last file). OSYNC_EGAP: log_index jumps ahead.
- * OSYNC_EDIVERGED: it goes back or repeats. OSYNC_ECORRUPT: bad checksum, type, length, or an entry that doesn't parse; names file and offset.
- * Goes from file to file by itself, and notices new files when it reaches the end (osync__binlog_refresh). */
+/* Goes to the first record that begins in the last max_bytes of that file, or further before its end if none begins
+ * there (at a block's beginning, from where the next beginning of a record is looked for). Continuity is checked from
+ * its second record on. A file without a complete record: osync__binlog_next goes on as at its end. OSYNC_ENOENT: no
+ * such file. */
+int osync__binlog_seek_near_end(osync__binlog_t *log, uint32_t file, uint64_t max_bytes, osync_error_t *err);
+/* The next record. OSYNC_EOF: nothing more for now (torn tail or end of the last file). OSYNC_EGAP: log_index jumps
+ * ahead. OSYNC_EDIVERGED: it goes back or repeats. OSYNC_ECORRUPT: bad checksum, type, length, or an entry that doesn't
+ * parse; names file and offset. Goes from file to file by itself, and notices new files when it reaches the end
+ * (osync__binlog_refresh).
+ * After an error, and after OSYNC_EOF, the position is where it was: asked again, it gives what stands there then. A
+ * file that ends without its end-of-file record is left for good once a later file exists; whether anything is missing,
+ * the indexes tell. A torn record is never an error by itself. OSYNC_ETOOBIG: an entry above OSYNC__BINLOG_MAX_ENTRY.
+ */
 int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_error_t *err);
 
 /* Reads the last complete entry's log_index without moving the position; 0 if the log is empty. */

@@ -20,10 +20,10 @@ typedef struct osync__column {
 
 /* Where the fields of a row with a given number of columns are. */
 typedef struct osync__layout {
-    size_t n_columns;   /* 0: there is no such version */
+    size_t n_columns; /* 0: there is no such version */
     size_t n_strings;
-    size_t strings_at;  /* offset of the string address table (S in docs/formats.md) */
-    uint32_t *at;       /* a column: offset of the fixed field, or the string's number */
+    size_t strings_at; /* offset of the string address table (S in docs/formats.md) */
+    uint32_t *at;      /* a column: offset of the fixed field, or the string's number */
 } osync__layout_t;
 
 typedef struct osync__ttl {
@@ -39,22 +39,24 @@ struct osync_table {
     size_t n_base_columns;
     osync__column_t *columns;
     osync__layout_t layouts[OSYNC__MAX_VERSION + 1]; /* by schema version; [0] is empty */
-    bool snappy;       /* compress_type kSnappy */
+    bool snappy;                                     /* compress_type kSnappy */
     int storage_mode;
     /* index 0 */
-    char *base_cf;     /* column family: the first index of the base index's group */
-    bool multi_ts;     /* its keys hold a ts column id */
+    char *base_cf;   /* column family: the first index of the base index's group */
+    bool multi_ts;   /* its keys hold a ts column id */
+    char **siblings; /* the other indexes of its group; one that has a column family of its own was added at run time */
+    size_t n_siblings;
     uint32_t ts_col_id;
-    int ts_column;     /* number of the ts column, or OSYNC__AUTO_TS */
-    char *ts_name;     /* "" if auto */
+    int ts_column; /* number of the ts column, or OSYNC__AUTO_TS */
+    char *ts_name; /* "" if auto */
     osync__ttl_t ttl;
 };
 
 int osync__table_from_meta(osync_table_t **out, const Openmldb__Api__TableMeta *meta, osync_error_t *err);
 int osync__table_from_info(osync_table_t **out, const Openmldb__Nameserver__TableInfo *info, osync_error_t *err);
 
-/* Expiry of a row with base index ts `ts` that is the k-th (1 is newest) of its pk; k 0: its place isn't known, so that rules that
- * count rows say "not expired". */
+/* Expiry of a row with base index ts `ts` that is the k-th (1 is newest) of its pk; k 0: its place isn't known, so that
+ * rules that count rows say "not expired". */
 bool osync__ttl_expired(const osync__ttl_t *ttl, uint64_t now_ms, uint64_t ts, uint64_t k);
 
 #endif
