@@ -1,5 +1,8 @@
-/* One listening port that speaks baidu_std ("PRPC") and HTTP/1.1 with JSON, and a client for baidu_std. The formats and what is
- * answered to bad input: docs/formats.md, RPC. Loop thread only. */
+/* One listening port that speaks baidu_std ("PRPC") and HTTP/1.1 with JSON, and a client for baidu_std. The formats and
+ * what is answered to bad input: docs/formats.md, RPC. Loop thread only.
+ *
+ * libuv writes to sockets without MSG_NOSIGNAL: a process that uses this ignores SIGPIPE, as every libuv program does.
+ */
 #ifndef OSYNC_NET_RPC_H
 #define OSYNC_NET_RPC_H
 
@@ -42,7 +45,7 @@ typedef struct osync__rpc_method {
 } osync__rpc_method_t;
 
 typedef struct osync__rpc_page {
-    const char *path; /* "/status" */
+    const char *path;                                   /* "/status" */
     void (*handle)(osync__rpc_call_t *call, void *arg); /* ends in osync__rpc_reply_http */
 } osync__rpc_page_t;
 
@@ -52,9 +55,9 @@ typedef enum osync__json_style {
 } osync__json_style_t;
 
 typedef struct osync__rpc_server_config {
-    const char *host;
-    int port; /* 0 picks a free one */
-    uint64_t max_body_size;
+    const char *host;       /* NULL: every address of the machine */
+    int port;               /* 0 picks a free one */
+    uint64_t max_body_size; /* of a frame's body and of an HTTP body, compressed or not; 0: bRPC's 64 MiB */
     osync__json_style_t json_style;
     const osync__rpc_method_t *methods; /* borrowed while the server lives */
     size_t n_methods;
@@ -67,11 +70,11 @@ typedef struct osync__rpc_server_config {
 int osync__rpc_server_new(uv_loop_t *loop, const osync__rpc_server_config_t *config, osync__rpc_server_t **out,
                           osync_error_t *err);
 int osync__rpc_server_port(const osync__rpc_server_t *server);
-/* Closes the listener and every connection; calls that are still open may be answered later (it goes nowhere). `cb` after
- * the last of them. */
+/* Closes the listener and every connection; `cb` after the last of them. Calls that are still open stay valid, also
+ * after `cb`, until they are answered (it goes nowhere). */
 void osync__rpc_server_close(osync__rpc_server_t *server, void (*cb)(void *arg), void *arg);
 
-/* Valid until the call is answered. */
+/* Valid until the call is answered. For a page there is no request, and the attachment is the HTTP body. */
 const ProtobufCMessage *osync__rpc_request(const osync__rpc_call_t *call);
 const uint8_t *osync__rpc_attachment(const osync__rpc_call_t *call, size_t *len);
 /* "ip:port" of the other side. */
@@ -88,21 +91,24 @@ void osync__rpc_reply_http(osync__rpc_call_t *call, int status, const char *cont
 
 typedef struct osync__rpc_client osync__rpc_client_t;
 
-/* `response` is NULL unless status is 0, and valid during the callback only. For an error of the RPC layer status is OSYNC_ERPC and the
- * message reads "[E<code>]<text>". */
+/* `response` is NULL unless status is 0, and valid during the callback only. For an error of the RPC layer status is
+ * OSYNC_ERPC and the message reads "[E<code>]<text>". */
 typedef void (*osync__rpc_cb)(void *arg, int status, const ProtobufCMessage *response, const osync_error_t *err);
 
 typedef struct osync__rpc_client_config {
-    uint64_t max_body_size;
+    uint64_t max_body_size;      /* of an answer; 0: bRPC's 64 MiB */
     uint32_t connect_timeout_ms; /* 0: 2000 */
     const char *auth;            /* authentication_data of each connection's first request; NULL: none */
 } osync__rpc_client_config_t;
 
 int osync__rpc_client_new(uv_loop_t *loop, const osync__rpc_client_config_t *config, osync__rpc_client_t **out,
                           osync_error_t *err);
-/* Sends a request over the one connection to `endpoint` ("host:port", made when there is none, kept open, many requests in flight).
- * Never sent twice. `service` goes out as it is. Message and attachment are copied or sent before this returns. A non-zero return: the callback is
- * never called; else exactly once, never from inside the call. `*id` (may be NULL) can cancel it. */
+/* Sends a request over the one connection to `endpoint` ("host:port", made when there is none, kept open, many requests
+ * in flight). Never sent twice. `service` goes out as it is. Message and attachment are copied or sent before this
+ * returns. A non-zero return: the callback is never called; else exactly once, never from inside the call. `*id` (may
+ * be NULL) can cancel it. timeout_ms 0 is none. OSYNC_EAGAIN: too much waits to be sent to the endpoint already.
+ * OSYNC_ECONN, in the callback: the connection could not be made or was lost, so that the request may or may not have
+ * been carried out. */
 int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const char *service, const char *method,
                     const ProtobufCMessage *request, const void *attachment, size_t attachment_len,
                     const ProtobufCMessageDescriptor *response, uint32_t timeout_ms, osync__rpc_cb cb, void *arg,

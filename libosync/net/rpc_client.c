@@ -1,2 +1,578 @@
-/* placeholder until the module lands */
-extern int osync__placeholder_net_rpc_client;
+/* The client side of baidu_std: one connection for each endpoint, many requests in flight on it, answers matched by
+ * correlation id. Nothing is sent twice: a call whose connection breaks fails, and the next call makes a new
+ * connection. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "base/error.h"
+#include "net/rpc.h"
+#include "net/rpc_frame.h"
+#include "rpc_meta.pb-c.h"
+
+enum {
+    CONNECT_TIMEOUT_MS = 2000,
+    KEEPALIVE_S = 60,
+    MAX_ENDPOINT = 300, /* a DNS name, brackets and a port fit */
+    MAX_UNSENT =
+        64 << 20, /* bytes waiting to be written, as bRPC's socket_max_unwritten_bytes; one request may exceed it */
+};
+
+typedef struct conn conn_t;
+
+typedef struct call {
+    uint64_t id; /* the correlation id */
+    osync__rpc_client_t *client;
+    conn_t *conn; /* NULL once it is canceled or over */
+    const ProtobufCMessageDescriptor *response;
+    osync__rpc_cb cb;
+    void *arg;
+    uv_timer_t timer;
+    uint32_t timeout_ms;
+    bool canceled;
+    char *name; /* "service/method" */
+    /* what waits for the connection to be made */
+    bool unsent;
+    osync__buf_t message;
+    osync__buf_t attachment;
+    struct call *prev, *next; /* of the connection, in the order they were made */
+    UT_hash_handle hh;        /* of the client, by id, while an answer may come */
+} call_t;
+
+typedef enum conn_state { CONNECTING, OPEN, CLOSING } conn_state_t;
+
+struct conn {
+    osync__rpc_client_t *client;
+    char endpoint[MAX_ENDPOINT];
+    conn_state_t state;
+    unsigned refs; /* uv handles that are not closed, a name look-up that is under way */
+    uv_timer_t timer;
+    uv_tcp_t tcp;
+    bool tcp_open;
+    uv_connect_t connect;
+    uv_getaddrinfo_t lookup;
+    bool looking_up;
+    struct addrinfo *addresses;
+    const struct addrinfo *address; /* the one that is tried next */
+    int last_failure;               /* a uv error */
+    osync__frames_t frames;
+    int64_t log_id;
+    bool authenticated;
+    uint64_t unsent; /* bytes of calls that wait for the connection */
+    call_t *calls;
+    osync_error_t why; /* of CLOSING */
+    UT_hash_handle hh; /* of the client, by endpoint, unless CLOSING */
+};
+
+struct osync__rpc_client {
+    uv_loop_t *loop;
+    uint64_t max_body_size;
+    uint32_t connect_timeout_ms;
+    char *auth;
+    uint64_t last_id;
+    call_t *calls;
+    conn_t *conns;
+    unsigned refs;     /* calls and connections that are not freed */
+    uv_timer_t closer; /* only a handle whose close callback ends the client outside of everybody's calls */
+    bool closing;
+    void (*closed_cb)(void *arg);
+    void *closed_arg;
+};
+
+typedef struct write_req {
+    uv_write_t req;
+    osync__buf_t head;
+    osync__buf_t attachment;
+} write_req_t;
+
+/* ---- the client's end ---- */
+
+static void on_client_closed(uv_handle_t *handle) {
+    osync__rpc_client_t *client = handle->data;
+    void (*cb)(void *arg) = client->closed_cb;
+    void *arg = client->closed_arg;
+    free(client->auth);
+    free(client);
+    if (cb) cb(arg);
+}
+
+static void client_unref(osync__rpc_client_t *client) {
+    if (--client->refs == 0 && client->closing) uv_close((uv_handle_t *)&client->closer, on_client_closed);
+}
+
+/* ---- calls ---- */
+
+static void on_call_closed(uv_handle_t *handle) {
+    call_t *call = handle->data;
+    osync__rpc_client_t *client = call->client;
+    osync__buf_free(&call->message);
+    osync__buf_free(&call->attachment);
+    free(call->name);
+    free(call);
+    client_unref(client);
+}
+
+/* No answer can reach it any more. */
+static void call_detach(call_t *call) {
+    if (!call->conn) return;
+    HASH_DEL(call->client->calls, call);
+    DL_DELETE(call->conn->calls, call);
+    if (call->unsent) call->conn->unsent -= call->message.len + call->attachment.len;
+    call->unsent = false;
+    call->conn = NULL;
+}
+
+static void call_finish(call_t *call, int status, const ProtobufCMessage *response, const osync_error_t *err) {
+    call_detach(call);
+    uv_close((uv_handle_t *)&call->timer, on_call_closed);
+    call->cb(call->arg, status, response, err);
+}
+
+static void on_call_timer(uv_timer_t *timer) {
+    call_t *call = timer->data;
+    osync_error_t err = {0};
+    if (call->canceled)
+        osync__err(&err, OSYNC_ECANCELED, "the call of %s was canceled", call->name);
+    else
+        osync__err(&err, OSYNC_ETIMEOUT, "%s: %s was not answered within %" PRIu32 " ms", call->conn->endpoint,
+                   call->name, call->timeout_ms);
+    call_finish(call, err.code, NULL, &err);
+}
+
+/* ---- connections ---- */
+
+static void conn_unref(conn_t *conn) {
+    if (--conn->refs) return;
+    osync__rpc_client_t *client = conn->client;
+    if (conn->addresses) uv_freeaddrinfo(conn->addresses);
+    osync__frames_free(&conn->frames);
+    free(conn);
+    client_unref(client);
+}
+
+/* The calls fail here, and not where the failure was noticed: that may be inside osync__rpc_call. */
+static void on_conn_timer_closed(uv_handle_t *handle) {
+    conn_t *conn = handle->data;
+    while (conn->calls) call_finish(conn->calls, conn->why.code, NULL, &conn->why);
+    conn_unref(conn);
+}
+
+static void on_tcp_closed(uv_handle_t *handle) {
+    conn_unref(handle->data);
+}
+
+OSYNC_PRINTF(3, 4) static void conn_fail(conn_t *conn, int code, const char *fmt, ...) {
+    va_list ap;
+    if (conn->state == CLOSING) return;
+    va_start(ap, fmt);
+    conn->why.code = code;
+    (void)vsnprintf(conn->why.message, sizeof conn->why.message, fmt, ap);
+    va_end(ap);
+    conn->state = CLOSING;
+    HASH_DEL(conn->client->conns, conn);
+    if (conn->tcp_open) uv_close((uv_handle_t *)&conn->tcp, on_tcp_closed);
+    conn->tcp_open = false;
+    if (conn->looking_up)
+        uv_cancel((uv_req_t *)&conn->lookup); /* if it is too late for that, its callback just comes later */
+    uv_close((uv_handle_t *)&conn->timer, on_conn_timer_closed);
+}
+
+static void on_connect_timeout(uv_timer_t *timer) {
+    conn_t *conn = timer->data;
+    conn_fail(conn, OSYNC_ECONN, "%s cannot be connected to: no answer within %" PRIu32 " ms", conn->endpoint,
+              conn->client->connect_timeout_ms);
+}
+
+static void on_write(uv_write_t *req, int status) {
+    write_req_t *w = (write_req_t *)req;
+    conn_t *conn = req->data;
+    osync__buf_free(&w->head);
+    osync__buf_free(&w->attachment);
+    free(w);
+    if (status < 0)
+        conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(status));
+}
+
+/* Sends a request: what the socket takes at once directly from the caller's memory; the rest is copied, or taken over
+ * if `owned` holds the attachment. A failure is the connection's. */
+static void conn_send(conn_t *conn, const call_t *call, const osync__buf_t *message, const void *attachment,
+                      size_t attachment_len, osync__buf_t *owned) {
+    uv_stream_t *stream = (uv_stream_t *)&conn->tcp;
+    write_req_t *w = NULL;
+    osync__buf_t head = {0};
+    size_t sent = 0;
+    char *service = NULL;
+    const char *auth = conn->authenticated ? NULL : conn->client->auth;
+    const char *method = strchr(call->name, '/') + 1;
+    int rc = OSYNC_ENOMEM;
+    service = strndup(call->name, (size_t)(method - call->name) - 1);
+    if (!service) goto done;
+    rc = osync__frame_request(&head, service, method, conn->log_id, (int64_t)call->id, auth, message->len,
+                              attachment_len);
+    if (rc == 0) rc = osync__buf_append(&head, message->data, message->len);
+    if (rc) goto done;
+    conn->log_id++;
+    conn->authenticated = true;
+    union {
+        const void *from;
+        char *to;
+    } bytes = {.from = attachment}; /* libuv's buffers have no const; writing doesn't change them */
+    uv_buf_t bufs[2] = {uv_buf_init((char *)head.data, (unsigned)head.len),
+                        uv_buf_init(bytes.to, (unsigned)attachment_len)};
+    unsigned n_bufs = attachment_len ? 2 : 1;
+    if (uv_stream_get_write_queue_size(stream) == 0) {
+        int n = uv_try_write(stream, bufs, n_bufs);
+        if (n > 0) sent = (size_t)n;
+        if (sent == head.len + attachment_len) goto done;
+    }
+    rc = OSYNC_ENOMEM;
+    w = calloc(1, sizeof *w);
+    if (!w) goto done;
+    w->req.data = conn;
+    size_t head_sent = sent < head.len ? sent : head.len;
+    size_t attachment_sent = sent - head_sent;
+    size_t skip = attachment_sent;
+    if (owned) {
+        w->attachment = *owned;
+        *owned = (osync__buf_t){0};
+    } else {
+        if (osync__buf_append(&w->attachment, bytes.to ? bytes.to + attachment_sent : NULL,
+                              attachment_len - attachment_sent))
+            goto done;
+        skip = 0;
+    }
+    w->head = head;
+    head = (osync__buf_t){0};
+    bufs[0] = uv_buf_init((char *)w->head.data + head_sent, (unsigned)(w->head.len - head_sent));
+    bufs[1] = uv_buf_init(w->attachment.data ? (char *)w->attachment.data + skip : NULL,
+                          (unsigned)(w->attachment.len - skip));
+    rc = 0;
+    int uvrc = uv_write(&w->req, stream, bufs, n_bufs, on_write);
+    if (uvrc)
+        conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(uvrc));
+    else
+        w = NULL;
+done:
+    if (rc) conn_fail(conn, rc, "out of memory for a request to %s", conn->endpoint);
+    if (w) {
+        osync__buf_free(&w->head);
+        osync__buf_free(&w->attachment);
+        free(w);
+    }
+    osync__buf_free(&head);
+    free(service);
+}
+
+static void handle_frame(conn_t *conn, const osync__frame_t *frame) {
+    osync__rpc_client_t *client = conn->client;
+    osync__buf_t inflated = {0};
+    osync_error_t err = {0};
+    ProtobufCMessage *response = NULL;
+    call_t *call = NULL;
+    Brpc__Policy__RpcMeta *meta = (Brpc__Policy__RpcMeta *)osync__message_unpack(&brpc__policy__rpc_meta__descriptor,
+                                                                                 frame->meta, frame->meta_len);
+    if (!meta) {
+        conn_fail(conn, OSYNC_ECONN, "%s sent a frame whose meta data cannot be parsed", conn->endpoint);
+        goto done;
+    }
+    uint64_t id = meta->has_correlation_id ? (uint64_t)meta->correlation_id : 0;
+    HASH_FIND(hh, client->calls, &id, sizeof id, call);
+    if (!call || call->conn != conn || call->unsent) { /* timed out or canceled meanwhile, or the peer's invention */
+        call = NULL;
+        goto done;
+    }
+    if (meta->response && meta->response->error_code) {
+        osync__err(&err, OSYNC_ERPC, "[E%d]%s", meta->response->error_code,
+                   meta->response->error_text ? meta->response->error_text : "");
+        goto done;
+    }
+    int32_t attachment_len = meta->has_attachment_size ? meta->attachment_size : 0;
+    if (attachment_len < 0 || (size_t)attachment_len > frame->payload_len) {
+        osync__err(&err, OSYNC_ERPC, "[E%d]%s answered %s with attachment_size=%d in %zu bytes", OSYNC__BRPC_ERESPONSE,
+                   conn->endpoint, call->name, attachment_len, frame->payload_len);
+        goto done;
+    }
+    size_t message_len = frame->payload_len - (size_t)attachment_len;
+    int compress = meta->has_compress_type ? meta->compress_type : OSYNC__COMPRESS_NONE;
+    if (compress == OSYNC__COMPRESS_NONE)
+        response = osync__message_unpack(call->response, frame->payload, message_len);
+    else if (osync__decompress(compress, frame->payload, message_len, client->max_body_size, &inflated) == 0)
+        response = osync__message_unpack(call->response, inflated.data, inflated.len);
+    if (!response)
+        osync__err(&err, OSYNC_ERPC, "[E%d]%s answered %s with what isn't a %s (compression: %s)",
+                   OSYNC__BRPC_ERESPONSE, conn->endpoint, call->name, call->response->name,
+                   osync__compress_name(compress));
+done:
+    if (meta) protobuf_c_message_free_unpacked(&meta->base, NULL);
+    osync__buf_free(&inflated);
+    if (call) call_finish(call, err.code, response, &err);
+    if (response) protobuf_c_message_free_unpacked(response, NULL);
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
+    conn_t *conn = handle->data;
+    (void)suggested;
+    osync__frames_alloc(&conn->frames, buf);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
+    conn_t *conn = stream->data;
+    osync__frame_t frame;
+    osync_error_t err = {0};
+    int rc;
+    (void)buf;
+    if (n == 0) return;
+    if (n < 0) {
+        if (n == UV_EOF)
+            conn_fail(conn, OSYNC_ECONN, "%s has closed the connection", conn->endpoint);
+        else
+            conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror((int)n));
+        return;
+    }
+    osync__frames_fed(&conn->frames, (size_t)n);
+    /* A callback may close the client and with it this connection. */
+    while (conn->state == OPEN && (rc = osync__frames_next(&conn->frames, conn->client->max_body_size, &frame, &err))) {
+        if (rc < 0) {
+            conn_fail(conn, OSYNC_ECONN, "the connection to %s was closed: %s", conn->endpoint, err.message);
+            return;
+        }
+        handle_frame(conn, &frame);
+        free(frame.data);
+    }
+}
+
+static void connect_next(conn_t *conn);
+
+static void on_attempt_closed(uv_handle_t *handle) {
+    conn_t *conn = handle->data;
+    if (conn->state == CONNECTING) connect_next(conn);
+    conn_unref(conn);
+}
+
+static void attempt_failed(conn_t *conn, int uvrc) {
+    conn->last_failure = uvrc;
+    conn->tcp_open = false;
+    uv_close((uv_handle_t *)&conn->tcp, on_attempt_closed);
+}
+
+static void on_connect(uv_connect_t *req, int status) {
+    conn_t *conn = req->data;
+    call_t *call, *next;
+    if (conn->state != CONNECTING) return;
+    if (status < 0) {
+        attempt_failed(conn, status);
+        return;
+    }
+    conn->state = OPEN;
+    uv_timer_stop(&conn->timer);
+    uv_tcp_nodelay(&conn->tcp, 1);
+    uv_tcp_keepalive(&conn->tcp, 1, KEEPALIVE_S);
+    int rc = uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
+    if (rc) conn_fail(conn, OSYNC_ECONN, "the connection to %s cannot be read: %s", conn->endpoint, uv_strerror(rc));
+    DL_FOREACH_SAFE(conn->calls, call, next) {
+        if (conn->state != OPEN) return;
+        if (!call->unsent) continue;
+        conn->unsent -= call->message.len + call->attachment.len;
+        call->unsent = false;
+        conn_send(conn, call, &call->message, call->attachment.data, call->attachment.len, &call->attachment);
+        osync__buf_free(&call->message);
+        osync__buf_free(&call->attachment);
+    }
+}
+
+/* Tries the next of the endpoint's addresses. */
+static void connect_next(conn_t *conn) {
+    if (!conn->address) {
+        conn_fail(conn, OSYNC_ECONN, "%s cannot be connected to: %s", conn->endpoint,
+                  conn->last_failure ? uv_strerror(conn->last_failure) : "its name has no address");
+        return;
+    }
+    const struct sockaddr *to = conn->address->ai_addr;
+    conn->address = conn->address->ai_next;
+    uv_tcp_init(conn->client->loop, &conn->tcp);
+    conn->tcp.data = conn;
+    conn->refs++;
+    conn->tcp_open = true;
+    conn->connect.data = conn;
+    int rc = uv_tcp_connect(&conn->connect, &conn->tcp, to, on_connect);
+    if (rc) attempt_failed(conn, rc);
+}
+
+static void on_lookup(uv_getaddrinfo_t *req, int status, struct addrinfo *res) {
+    conn_t *conn = req->data;
+    conn->looking_up = false;
+    conn->addresses = res;
+    if (conn->state == CONNECTING) {
+        if (status < 0) {
+            conn_fail(conn, OSYNC_ECONN, "%s cannot be connected to: its name isn't known: %s", conn->endpoint,
+                      uv_strerror(status));
+        } else {
+            conn->address = res;
+            connect_next(conn);
+        }
+    }
+    conn_unref(conn);
+}
+
+/* "host:port", "[::1]:port". */
+static int split_endpoint(const char *endpoint, char *host, size_t size, const char **port, osync_error_t *err) {
+    const char *colon = strrchr(endpoint, ':');
+    size_t len = colon ? (size_t)(colon - endpoint) : 0;
+    bool bracketed = len > 2 && endpoint[0] == '[' && endpoint[len - 1] == ']';
+    const char *from = bracketed ? endpoint + 1 : endpoint;
+    size_t host_len = bracketed ? len - 2 : len;
+    unsigned long number = colon && colon[1] >= '0' && colon[1] <= '9' ? strtoul(colon + 1, NULL, 10) : 0;
+    if (host_len == 0 || host_len >= size || strlen(endpoint) >= MAX_ENDPOINT || number == 0 || number > 65535 ||
+        strspn(colon + 1, "0123456789") != strlen(colon + 1) || (!bracketed && strcspn(from, ":[]") < host_len))
+        return osync__err(err, OSYNC_EINVAL,
+                          "\"%s\" isn't an endpoint: it must be host:port, with an IPv6 address in []", endpoint);
+    memcpy(host, from, host_len);
+    host[host_len] = '\0';
+    *port = colon + 1;
+    return 0;
+}
+
+static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **out, osync_error_t *err) {
+    char host[MAX_ENDPOINT];
+    const char *port = NULL;
+    int rc = split_endpoint(endpoint, host, sizeof host, &port, err);
+    if (rc) return rc;
+    conn_t *conn = calloc(1, sizeof *conn);
+    if (!conn) return osync__err(err, OSYNC_ENOMEM, "out of memory for a connection to %s", endpoint);
+    conn->client = client;
+    (void)snprintf(conn->endpoint, sizeof conn->endpoint, "%s", endpoint);
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    /* An address needs no look-up and no worker: without a callback this is done at once. */
+    bool numeric = uv_getaddrinfo(client->loop, &conn->lookup, NULL, host, port, &hints) == 0;
+    if (numeric) {
+        conn->addresses = conn->lookup.addrinfo;
+        conn->address = conn->addresses;
+    } else {
+        hints.ai_flags = AI_NUMERICSERV;
+        int uvrc = uv_getaddrinfo(client->loop, &conn->lookup, on_lookup, host, port, &hints);
+        if (uvrc) {
+            free(conn);
+            return osync__err(err, OSYNC_ECONN, "%s cannot be connected to: %s", endpoint, uv_strerror(uvrc));
+        }
+        conn->lookup.data = conn;
+        conn->looking_up = true;
+        conn->refs++;
+    }
+    uv_timer_init(client->loop, &conn->timer);
+    conn->timer.data = conn;
+    conn->refs++;
+    client->refs++;
+    HASH_ADD_STR(client->conns, endpoint, conn);
+    uv_timer_start(&conn->timer, on_connect_timeout, client->connect_timeout_ms, 0);
+    if (numeric) connect_next(conn);
+    *out = conn;
+    return 0;
+}
+
+/* ---- the interface ---- */
+
+int osync__rpc_client_new(uv_loop_t *loop, const osync__rpc_client_config_t *config, osync__rpc_client_t **out,
+                          osync_error_t *err) {
+    *out = NULL;
+    osync__rpc_client_t *client = calloc(1, sizeof *client);
+    if (client && config->auth) client->auth = strdup(config->auth);
+    if (!client || (config->auth && !client->auth)) {
+        free(client);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory for an RPC client");
+    }
+    client->loop = loop;
+    client->max_body_size = config->max_body_size ? config->max_body_size : OSYNC__RPC_DEFAULT_MAX_BODY;
+    client->connect_timeout_ms = config->connect_timeout_ms ? config->connect_timeout_ms : CONNECT_TIMEOUT_MS;
+    uv_timer_init(loop, &client->closer);
+    client->closer.data = client;
+    *out = client;
+    return 0;
+}
+
+int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const char *service, const char *method,
+                    const ProtobufCMessage *request, const void *attachment, size_t attachment_len,
+                    const ProtobufCMessageDescriptor *response, uint32_t timeout_ms, osync__rpc_cb cb, void *arg,
+                    uint64_t *id, osync_error_t *err) {
+    conn_t *conn = NULL;
+    call_t *call = NULL;
+    osync__buf_t message = {0};
+    int rc = 0;
+    if (client->closing) return osync__err(err, OSYNC_ECLOSED, "the RPC client is closed");
+    if (attachment_len > (size_t)INT32_MAX - (1 << 20) ||
+        protobuf_c_message_get_packed_size(request) > (size_t)INT32_MAX - (1 << 20) - attachment_len)
+        return osync__err(err, OSYNC_ETOOBIG, "a request of %s to %s with %zu bytes is larger than a frame can be",
+                          method, endpoint, attachment_len);
+    HASH_FIND_STR(client->conns, endpoint, conn);
+    if (!conn) rc = conn_new(client, endpoint, &conn, err);
+    if (rc) return rc;
+    uint64_t queued =
+        conn->unsent + (conn->state == OPEN ? uv_stream_get_write_queue_size((uv_stream_t *)&conn->tcp) : 0);
+    if (queued > MAX_UNSENT)
+        return osync__err(err, OSYNC_EAGAIN,
+                          "[E%d]The server %s is overcrowded: %" PRIu64 " bytes wait to be sent to it",
+                          OSYNC__BRPC_EOVERCROWDED, endpoint, queued);
+
+    call = calloc(1, sizeof *call);
+    if (!call || asprintf(&call->name, "%s/%s", service, method) < 0) {
+        free(call);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
+    }
+    if (osync__message_append(&message, request) ||
+        (conn->state == CONNECTING && osync__buf_append(&call->attachment, attachment, attachment_len))) {
+        osync__buf_free(&message);
+        osync__buf_free(&call->attachment);
+        free(call->name);
+        free(call);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
+    }
+    call->id = ++client->last_id;
+    call->client = client;
+    call->conn = conn;
+    call->response = response;
+    call->cb = cb;
+    call->arg = arg;
+    call->timeout_ms = timeout_ms;
+    uv_timer_init(client->loop, &call->timer);
+    call->timer.data = call;
+    client->refs++;
+    HASH_ADD(hh, client->calls, id, sizeof call->id, call);
+    DL_APPEND(conn->calls, call);
+    if (timeout_ms) uv_timer_start(&call->timer, on_call_timer, timeout_ms, 0);
+    if (conn->state == CONNECTING) {
+        call->message = message;
+        call->unsent = true;
+        conn->unsent += message.len + attachment_len;
+    } else {
+        conn_send(conn, call, &message, attachment, attachment_len, NULL);
+        osync__buf_free(&message);
+    }
+    if (id) *id = call->id;
+    return 0;
+}
+
+void osync__rpc_cancel(osync__rpc_client_t *client, uint64_t id) {
+    call_t *call = NULL;
+    HASH_FIND(hh, client->calls, &id, sizeof id, call);
+    if (!call) return;
+    call_detach(call);
+    call->canceled = true;
+    uv_timer_start(&call->timer, on_call_timer, 0, 0);
+}
+
+void osync__rpc_client_close(osync__rpc_client_t *client, void (*cb)(void *arg), void *arg) {
+    conn_t *conn, *next;
+    client->closing = true;
+    client->closed_cb = cb;
+    client->closed_arg = arg;
+    client->refs++; /* so that nothing ends in the middle of this */
+    HASH_ITER(hh, client->conns, conn, next) {
+        conn_fail(conn, OSYNC_ECANCELED, "the call to %s was canceled: the RPC client is closed", conn->endpoint);
+    }
+    client_unref(client);
+}
