@@ -1,0 +1,750 @@
+/* osync-test-tablet: a small real TabletServer for tests and examples. It keeps disk tables in OpenMLDB's layout,
+ * answers the two calls a collector makes, stands in ZooKeeper, and is driven by the service of tablet_control.proto on
+ * the same port. It leads every partition of its tables; it has no followers, no garbage collection of expired rows and
+ * no queries. Everything runs on one loop. */
+#include <dirent.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "disk_table.h"
+#include "generate.h"
+#include "nameserver.pb-c.h"
+#include "net/rpc.h"
+#include "tablet_control.pb-c.h"
+#include "zk/zk.h"
+
+enum { TABLE_NOT_EXIST = 100, SLICE_ROWS = 5000, RATE_TICK_MS = 10, MAX_BODY = 512 << 20, ZK_SESSION_MS = 4000 };
+
+typedef struct tablet tablet_t;
+
+/* One table on its way to ZooKeeper; `call` is answered when it is there. */
+typedef struct publish {
+    tablet_t *tablet;
+    osync__rpc_call_t *call;
+    char path[512];
+    uint8_t *info;
+    size_t len;
+    struct publish *next;
+} publish_t;
+
+typedef struct generate_job {
+    generator_t generator;
+    osync__rpc_call_t *call; /* answered at the end; NULL with a rate */
+    uint32_t rate;
+    uint64_t began, done;
+    struct generate_job *next;
+} generate_job_t;
+
+struct tablet {
+    uv_loop_t loop;
+    uv_signal_t sigterm, sigint;
+    uv_timer_t timer;
+    osync__rpc_server_t *server;
+    osync__zk_t *zk;
+    char *host, *root, *zk_cluster, *zk_root, *zk_cert;
+    int port;
+    uint64_t binlog_max_bytes;
+    char endpoint[300];
+    disk_table_t **tables;
+    size_t n_tables;
+    publish_t *publishing;
+    generate_job_t *jobs;
+    bool announced, ending;
+};
+
+static disk_table_t *find_table(tablet_t *t, uint32_t tid) {
+    for (size_t i = 0; i < t->n_tables; i++)
+        if ((uint32_t)t->tables[i]->meta->tid == tid) return t->tables[i];
+    return NULL;
+}
+
+static void reply(osync__rpc_call_t *call, int rc, const osync_error_t *err) {
+    Osync__Test__Reply r = OSYNC__TEST__REPLY__INIT;
+    osync_error_t copy = *err;
+    r.has_code = 1;
+    r.code = rc ? -1 : 0;
+    if (rc) r.msg = copy.message[0] ? copy.message : NULL;
+    osync__rpc_reply(call, &r.base);
+}
+
+static int no_table(osync_error_t *err, uint32_t tid) {
+    return osync__err(err, OSYNC_ENOENT, "there is no table %u here", tid);
+}
+
+static int add_table(tablet_t *t, disk_table_t *table) {
+    disk_table_t **tables = realloc(t->tables, (t->n_tables + 1) * sizeof *tables);
+    if (!tables) return OSYNC_ENOMEM;
+    t->tables = tables;
+    tables[t->n_tables++] = table;
+    return 0;
+}
+
+/* ---- ZooKeeper ---- */
+
+static void announce(tablet_t *t) {
+    if (t->announced) return;
+    t->announced = true;
+    printf("ready %d\n", t->port);
+    fflush(stdout);
+}
+
+static void publish_step(publish_t *p);
+
+static void publish_done(publish_t *p, int status, const osync_error_t *err) {
+    tablet_t *t = p->tablet;
+    LL_DELETE(t->publishing, p);
+    if (p->call) reply(p->call, status, err);
+    free(p->info);
+    free(p);
+    if (t->publishing)
+        publish_step(t->publishing);
+    else if (status == 0)
+        announce(t);
+}
+
+static void on_notified(void *arg, int status, const osync_error_t *err) {
+    publish_done(arg, status, err);
+}
+
+static void on_notify_read(void *arg, int status, const void *data, size_t len, const osync_error_t *err) {
+    publish_t *p = arg;
+    tablet_t *t = p->tablet;
+    char path[512], text[32] = "";
+    snprintf(path, sizeof path, "%s/table/notify", t->zk_root);
+    if (status && status != OSYNC_ENOENT) {
+        publish_done(p, status, err);
+        return;
+    }
+    if (len < sizeof text && len) memcpy(text, data, len);
+    int n = snprintf(text, sizeof text, "%lld", atoll(text) + 1);
+    int rc = status ? osync__zk_create(t->zk, path, text, (size_t)n, false, on_notified, p)
+                    : osync__zk_set(t->zk, path, text, (size_t)n, on_notified, p);
+    if (rc) publish_done(p, rc, &(osync_error_t){.code = rc});
+}
+
+static void on_info_written(void *arg, int status, const osync_error_t *err) {
+    publish_t *p = arg;
+    tablet_t *t = p->tablet;
+    char path[512];
+    int rc;
+    if (status == OSYNC_ENOENT) {
+        rc = osync__zk_create(t->zk, p->path, p->info, p->len, false, on_info_written, p);
+    } else if (status) {
+        publish_done(p, status, err);
+        return;
+    } else {
+        snprintf(path, sizeof path, "%s/table/notify", t->zk_root);
+        rc = osync__zk_get(t->zk, path, on_notify_read, p);
+    }
+    if (rc) publish_done(p, rc, &(osync_error_t){.code = rc});
+}
+
+static void publish_step(publish_t *p) {
+    int rc = osync__zk_set(p->tablet->zk, p->path, p->info, p->len, on_info_written, p);
+    if (rc) publish_done(p, rc, &(osync_error_t){.code = rc});
+}
+
+static int pack_info(tablet_t *t, const disk_table_t *table, publish_t *p) {
+    const Openmldb__Api__TableMeta *m = table->meta;
+    size_t n = table->n_partitions;
+    int rc = OSYNC_ENOMEM;
+    Openmldb__Nameserver__TableInfo info = OPENMLDB__NAMESERVER__TABLE_INFO__INIT;
+    Openmldb__Nameserver__PartitionMeta leader = OPENMLDB__NAMESERVER__PARTITION_META__INIT, *leaders[1] = {&leader};
+    Openmldb__Nameserver__TermPair term = OPENMLDB__NAMESERVER__TERM_PAIR__INIT, *terms[1] = {&term};
+    Openmldb__Nameserver__TablePartition *partitions = calloc(n, sizeof *partitions);
+    info.table_partition = calloc(n, sizeof(void *));
+    if (!partitions || !info.table_partition) goto done;
+    leader.endpoint = t->endpoint;
+    leader.is_leader = leader.has_is_alive = leader.is_alive = 1;
+    term.term = 1;
+    for (size_t i = 0; i < n; i++) {
+        openmldb__nameserver__table_partition__init(&partitions[i]);
+        partitions[i].pid = (uint32_t)i;
+        partitions[i].n_partition_meta = partitions[i].n_term_offset = 1;
+        partitions[i].partition_meta = leaders;
+        partitions[i].term_offset = terms;
+        info.table_partition[i] = &partitions[i];
+    }
+    info.n_table_partition = n;
+    info.name = m->name;
+    info.db = m->db;
+    info.has_seg_cnt = info.has_tid = info.has_partition_num = info.has_replica_num = info.has_compress_type = 1;
+    info.seg_cnt = 8;
+    info.tid = (uint32_t)m->tid;
+    info.partition_num = (uint32_t)n;
+    info.replica_num = 1;
+    info.compress_type = m->compress_type;
+    info.n_column_desc = m->n_column_desc;
+    info.column_desc = m->column_desc;
+    info.n_column_key = m->n_column_key;
+    info.column_key = m->column_key;
+    info.n_added_column_desc = m->n_added_column_desc;
+    info.added_column_desc = m->added_column_desc;
+    info.n_schema_versions = m->n_schema_versions;
+    info.schema_versions = m->schema_versions;
+    info.has_format_version = info.has_storage_mode = 1;
+    info.format_version = 1;
+    info.storage_mode = m->storage_mode;
+    p->len = openmldb__nameserver__table_info__get_packed_size(&info);
+    p->info = malloc(p->len + 1);
+    if (!p->info) goto done;
+    openmldb__nameserver__table_info__pack(&info, p->info);
+    rc = 0;
+done:
+    free(partitions);
+    free(info.table_partition);
+    return rc;
+}
+
+/* Writes the table's TableInfo and tells those who watch; then answers `call` (which may be NULL). */
+static void publish(tablet_t *t, const disk_table_t *table, osync__rpc_call_t *call) {
+    osync_error_t err = {0};
+    publish_t *p = NULL;
+    if (t->zk) {
+        p = calloc(1, sizeof *p);
+        if (!p || pack_info(t, table, p)) {
+            free(p);
+            if (call) reply(call, OSYNC_ENOMEM, &err);
+            return;
+        }
+    } else {
+        if (call) reply(call, 0, &err);
+        return;
+    }
+    p->tablet = t;
+    p->call = call;
+    snprintf(p->path, sizeof p->path, "%s/table/db_table_data/%d", t->zk_root, table->meta->tid);
+    bool idle = !t->publishing;
+    LL_APPEND(t->publishing, p);
+    if (idle) publish_step(p);
+}
+
+static void on_session(void *arg, bool connected) {
+    tablet_t *t = arg;
+    if (!connected) return;
+    for (size_t i = 0; i < t->n_tables; i++) publish(t, t->tables[i], NULL);
+    if (t->n_tables == 0) announce(t);
+}
+
+/* ---- openmldb.api.TabletServer ---- */
+
+static void fill_status(const partition_t *p, Openmldb__Api__TableStatus *s) {
+    const Openmldb__Api__TableMeta *m = p->table->meta;
+    openmldb__api__table_status__init(s);
+    s->has_tid = s->has_pid = s->has_offset = s->has_mode = s->has_state = s->has_is_expire = 1;
+    s->tid = (uint32_t)m->tid;
+    s->pid = p->pid;
+    s->offset = p->last_index;
+    s->mode = OPENMLDB__API__TABLE_MODE__kTableLeader;
+    s->state = OPENMLDB__API__TABLE_STATE__kTableNormal;
+    s->name = m->name;
+    s->has_record_cnt = s->has_compress_type = s->has_storage_mode = 1;
+    s->record_cnt = p->base_puts;
+    s->compress_type = m->compress_type;
+    s->storage_mode = m->storage_mode;
+    /* A memory table is kept on disk here too, but as at OpenMLDB nobody is told where. */
+    if (m->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory) return;
+    if (asprintf(&s->snapshot_path, "%s/snapshot/", p->dir) < 0) s->snapshot_path = NULL;
+    if (asprintf(&s->binlog_path, "%s/binlog/", p->dir) < 0) s->binlog_path = NULL;
+}
+
+static void get_table_status(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Openmldb__Api__GetTableStatusRequest *q = (const void *)osync__rpc_request(call);
+    Openmldb__Api__GetTableStatusResponse r = OPENMLDB__API__GET_TABLE_STATUS_RESPONSE__INIT;
+    size_t most = 0;
+    for (size_t i = 0; i < t->n_tables; i++) most += t->tables[i]->n_partitions;
+    Openmldb__Api__TableStatus *status = calloc(most + 1, sizeof *status);
+    r.all_table_status = calloc(most + 1, sizeof(void *));
+    for (size_t i = 0; status && r.all_table_status && i < t->n_tables; i++) {
+        const disk_table_t *table = t->tables[i];
+        if (q->has_tid && q->tid != (uint32_t)table->meta->tid) continue;
+        for (size_t j = 0; j < table->n_partitions; j++) {
+            if (q->has_pid && q->pid != j) continue;
+            fill_status(&table->partitions[j], &status[r.n_all_table_status]);
+            r.all_table_status[r.n_all_table_status] = &status[r.n_all_table_status];
+            r.n_all_table_status++;
+        }
+    }
+    r.has_code = 1;
+    osync__rpc_reply(call, &r.base);
+    for (size_t i = 0; i < r.n_all_table_status; i++) {
+        free(status[i].snapshot_path);
+        free(status[i].binlog_path);
+    }
+    free(status);
+    free(r.all_table_status);
+}
+
+static void get_table_schema(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Openmldb__Api__GetTableSchemaRequest *q = (const void *)osync__rpc_request(call);
+    Openmldb__Api__GetTableSchemaResponse r = OPENMLDB__API__GET_TABLE_SCHEMA_RESPONSE__INIT;
+    Openmldb__Api__TableMeta meta;
+    char missing[] = "table does not exist", ok[] = "ok";
+    const disk_table_t *table = q->tid >= 0 ? find_table(t, (uint32_t)q->tid) : NULL;
+    r.has_code = 1;
+    if (!table || q->pid < 0 || (size_t)q->pid >= table->n_partitions) {
+        r.code = TABLE_NOT_EXIST;
+        r.msg = missing;
+    } else {
+        meta = *table->meta;
+        meta.has_pid = 1;
+        meta.pid = q->pid;
+        r.msg = ok;
+        r.table_meta = &meta;
+    }
+    osync__rpc_reply(call, &r.base);
+}
+
+/* ---- the control service ---- */
+
+/* A copy of `asked` with what a tablet adds. */
+static Openmldb__Api__TableMeta *complete_meta(tablet_t *t, const Openmldb__Api__TableMeta *asked, size_t partitions) {
+    Openmldb__Api__TableMeta m = *asked, *copy = NULL;
+    Openmldb__Common__PartitionMeta leader = OPENMLDB__COMMON__PARTITION_META__INIT, *leaders[1] = {&leader};
+    Openmldb__Common__TablePartition *parts = calloc(partitions, sizeof *parts);
+    m.table_partition = calloc(partitions, sizeof(void *));
+    uint8_t *bytes = NULL;
+    if (!parts || !m.table_partition) goto done;
+    leader.endpoint = t->endpoint;
+    leader.has_is_leader = leader.is_leader = leader.has_is_alive = leader.is_alive = 1;
+    for (size_t i = 0; i < partitions; i++) {
+        openmldb__common__table_partition__init(&parts[i]);
+        parts[i].has_pid = 1;
+        parts[i].pid = (uint32_t)i;
+        parts[i].n_partition_meta = 1;
+        parts[i].partition_meta = leaders;
+        m.table_partition[i] = &parts[i];
+    }
+    m.n_table_partition = partitions;
+    m.has_pid = m.has_seg_cnt = m.has_mode = m.has_term = m.has_format_version = m.has_key_entry_max_height = 1;
+    m.pid = 0;
+    m.seg_cnt = 8;
+    m.mode = OPENMLDB__API__TABLE_MODE__kTableLeader;
+    m.term = 1;
+    m.format_version = 1;
+    m.key_entry_max_height = 8;
+    size_t len = openmldb__api__table_meta__get_packed_size(&m);
+    bytes = malloc(len + 1);
+    if (!bytes) goto done;
+    openmldb__api__table_meta__pack(&m, bytes);
+    copy = openmldb__api__table_meta__unpack(NULL, len, bytes);
+done:
+    free(parts);
+    free(m.table_partition);
+    free(bytes);
+    return copy;
+}
+
+static void create_table(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Osync__Test__CreateTableRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = NULL;
+    int rc = 0;
+    if (!q->meta || !q->meta->has_tid || q->meta->tid < 0 || !q->meta->name || !q->meta->db || !q->partitions)
+        rc = osync__err(&err, OSYNC_EINVAL, "meta with tid, db and name, and partitions of at least 1, are wanted");
+    else if (find_table(t, (uint32_t)q->meta->tid))
+        rc = osync__err(&err, OSYNC_EEXIST, "table %d exists", q->meta->tid);
+    if (rc == 0) {
+        Openmldb__Api__TableMeta *meta = complete_meta(t, q->meta, q->partitions);
+        rc = meta ? disk_table_open(&table, t->root, meta, q->partitions, t->binlog_max_bytes, &err) : OSYNC_ENOMEM;
+    }
+    if (rc == 0) rc = add_table(t, table);
+    if (rc)
+        reply(call, rc, &err);
+    else
+        publish(t, table, call);
+}
+
+static void put(osync__rpc_call_t *call, void *arg) {
+    const Osync__Test__PutRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(arg, q->tid);
+    int version = !table ? 0 : q->has_version ? q->version : disk_table_version(table);
+    size_t n = table ? disk_table_version_columns(table, version) : 0;
+    int rc = table ? 0 : no_table(&err, q->tid);
+    if (rc == 0 && n == 0) rc = osync__err(&err, OSYNC_EINVAL, "there is no schema version %d", version);
+    cell_t *cells = calloc(n + 1, sizeof *cells);
+    uint64_t now = osync__wall_ms();
+    for (size_t i = 0; rc == 0 && i < q->n_rows; i++) {
+        json_error_t bad;
+        json_t *row = json_loads(q->rows[i], JSON_ALLOW_NUL, &bad);
+        if (!row) rc = osync__err(&err, OSYNC_EINVAL, "row %zu is not JSON: %s", i, bad.text);
+        if (rc == 0) rc = cells_from_json(table->columns, n, row, cells, &err);
+        if (rc == 0) rc = disk_table_put(table, cells, n, version, q->has_put_time ? q->put_time + i : now, &err);
+        cells_free(cells, n);
+        memset(cells, 0, n * sizeof *cells);
+        json_decref(row);
+    }
+    free(cells);
+    if (table) {
+        int flushed = disk_table_flush(table, rc ? NULL : &err);
+        if (rc == 0) rc = flushed;
+    }
+    reply(call, rc, &err);
+}
+
+static void delete_rows(osync__rpc_call_t *call, void *arg) {
+    const Osync__Test__DeleteRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(arg, q->tid);
+    int rc = table ? disk_table_delete(table, q->index, q->key, q->has_start_ts ? &q->start_ts : NULL,
+                                       q->has_end_ts ? &q->end_ts : NULL, q->ts_name, &err)
+                   : no_table(&err, q->tid);
+    reply(call, rc, &err);
+}
+
+static void add_column(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Osync__Test__AddColumnRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(t, q->tid);
+    int rc = table ? 0 : no_table(&err, q->tid);
+    if (rc == 0 && !q->column) rc = osync__err(&err, OSYNC_EINVAL, "a column is wanted");
+    if (rc == 0) rc = disk_table_add_column(table, q->column, &err);
+    if (rc)
+        reply(call, rc, &err);
+    else
+        publish(t, table, call);
+}
+
+static int do_snapshot(partition_t *p, int64_t skew, osync_error_t *err) {
+    return partition_snapshot(p, skew, err);
+}
+static int do_roll(partition_t *p, int64_t skew, osync_error_t *err) {
+    return log_writer_roll(&p->log, err);
+}
+static int do_purge(partition_t *p, int64_t skew, osync_error_t *err) {
+    return log_writer_purge(&p->log, p->snapshot_offset, err);
+}
+
+static void for_partitions(osync__rpc_call_t *call, tablet_t *t, int (*act)(partition_t *, int64_t, osync_error_t *)) {
+    const Osync__Test__PartitionRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(t, q->tid);
+    int rc = table ? 0 : no_table(&err, q->tid);
+    if (rc == 0 && q->has_pid && q->pid >= table->n_partitions)
+        rc = osync__err(&err, OSYNC_ENOENT, "table %u has no partition %u", q->tid, q->pid);
+    for (size_t i = 0; rc == 0 && i < table->n_partitions; i++)
+        if (!q->has_pid || q->pid == i) rc = act(&table->partitions[i], q->offset_skew, &err);
+    reply(call, rc, &err);
+}
+
+static void make_snapshot(osync__rpc_call_t *call, void *arg) {
+    for_partitions(call, arg, do_snapshot);
+}
+static void roll(osync__rpc_call_t *call, void *arg) {
+    for_partitions(call, arg, do_roll);
+}
+static void purge(osync__rpc_call_t *call, void *arg) {
+    for_partitions(call, arg, do_purge);
+}
+
+static void stats(osync__rpc_call_t *call, void *arg) {
+    const Osync__Test__StatsRequest *q = (const void *)osync__rpc_request(call);
+    Osync__Test__StatsReply r = OSYNC__TEST__STATS_REPLY__INIT;
+    osync_error_t err = {0};
+    const disk_table_t *table = find_table(arg, q->tid);
+    size_t n = table ? table->n_partitions : 0;
+    Osync__Test__PartitionStats *parts = calloc(n + 1, sizeof *parts);
+    r.partitions = calloc(n + 1, sizeof(void *));
+    r.has_code = 1;
+    if (!table || !parts || !r.partitions) {
+        no_table(&err, q->tid);
+        r.code = -1;
+        r.msg = err.message;
+    } else {
+        r.has_generating = r.has_generated = 1;
+        r.generating = table->generating;
+        r.generated = table->generated;
+        r.n_partitions = n;
+        for (size_t i = 0; i < n; i++) {
+            const partition_t *p = &table->partitions[i];
+            osync__test__partition_stats__init(&parts[i]);
+            parts[i].has_pid = parts[i].has_puts = parts[i].has_base_puts = parts[i].has_last_log_index = 1;
+            parts[i].pid = p->pid;
+            parts[i].puts = p->puts;
+            parts[i].base_puts = p->base_puts;
+            parts[i].last_log_index = p->last_index;
+            parts[i].has_binlog_file = p->log.n_files > 0;
+            parts[i].binlog_file = p->log.n_files ? p->log.files[p->log.n_files - 1].number : 0;
+            r.partitions[i] = &parts[i];
+        }
+    }
+    osync__rpc_reply(call, &r.base);
+    free(parts);
+    free(r.partitions);
+}
+
+static void job_done(tablet_t *t, generate_job_t *job, int rc, const osync_error_t *err) {
+    LL_DELETE(t->jobs, job);
+    if (job->call)
+        reply(job->call, rc, err);
+    else
+        job->generator.table->generating = false;
+    if (rc && !job->call) fprintf(stderr, "osync-test-tablet: generate: %s\n", err->message);
+    generator_close(&job->generator);
+    free(job);
+}
+
+static void on_tick(uv_timer_t *timer) {
+    tablet_t *t = timer->data;
+    generate_job_t *job, *next;
+    bool in_haste = false;
+    LL_FOREACH_SAFE(t->jobs, job, next) {
+        osync_error_t err = {0};
+        uint64_t rows = SLICE_ROWS, left = job->generator.left;
+        if (job->rate) rows = (osync__mono_ms() - job->began) * job->rate / 1000 - job->done;
+        int rc = generator_run(&job->generator, rows, &err);
+        job->done += left - job->generator.left;
+        if (job->rate) job->generator.table->generated = job->done;
+        if (!job->rate) in_haste = true;
+        if (rc || job->generator.left == 0) job_done(t, job, rc, &err);
+    }
+    if (t->jobs) uv_timer_start(&t->timer, on_tick, in_haste ? 0 : RATE_TICK_MS, 0);
+}
+
+static void generate(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Osync__Test__GenerateRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(t, q->tid);
+    int rc = table ? 0 : no_table(&err, q->tid);
+    generate_job_t *job = calloc(1, sizeof *job);
+    if (rc == 0 && !job) rc = OSYNC_ENOMEM;
+    if (rc == 0 && q->rate_per_s && table->generating)
+        rc = osync__err(&err, OSYNC_EEXIST, "a Generate with a rate is running for table %u", q->tid);
+    if (rc == 0)
+        rc = generator_open(&job->generator, table, q->rows, q->seed, q->has_first_id ? q->first_id : table->next_id,
+                            q->keys, q->payload_bytes, &err);
+    if (rc) {
+        if (job) generator_close(&job->generator);
+        free(job);
+        reply(call, rc, &err);
+        return;
+    }
+    job->rate = q->rate_per_s;
+    job->began = osync__mono_ms();
+    LL_APPEND(t->jobs, job);
+    uv_timer_start(&t->timer, on_tick, 0, 0);
+    if (job->rate) {
+        table->generating = true;
+        table->generated = 0;
+        reply(call, 0, &err);
+    } else {
+        job->call = call;
+    }
+}
+
+#define API     "openmldb.api.TabletServer"
+#define CONTROL "osync.test.TestTablet"
+static const osync__rpc_method_t methods[] = {
+    {API, "GetTableStatus", &openmldb__api__get_table_status_request__descriptor,
+     &openmldb__api__get_table_status_response__descriptor, get_table_status},
+    {API, "GetTableSchema", &openmldb__api__get_table_schema_request__descriptor,
+     &openmldb__api__get_table_schema_response__descriptor, get_table_schema},
+    {CONTROL, "CreateTable", &osync__test__create_table_request__descriptor, &osync__test__reply__descriptor,
+     create_table},
+    {CONTROL, "Put", &osync__test__put_request__descriptor, &osync__test__reply__descriptor, put},
+    {CONTROL, "Delete", &osync__test__delete_request__descriptor, &osync__test__reply__descriptor, delete_rows},
+    {CONTROL, "AddColumn", &osync__test__add_column_request__descriptor, &osync__test__reply__descriptor, add_column},
+    {CONTROL, "MakeSnapshot", &osync__test__partition_request__descriptor, &osync__test__reply__descriptor,
+     make_snapshot},
+    {CONTROL, "Roll", &osync__test__partition_request__descriptor, &osync__test__reply__descriptor, roll},
+    {CONTROL, "Purge", &osync__test__partition_request__descriptor, &osync__test__reply__descriptor, purge},
+    {CONTROL, "Generate", &osync__test__generate_request__descriptor, &osync__test__reply__descriptor, generate},
+    {CONTROL, "Stats", &osync__test__stats_request__descriptor, &osync__test__stats_reply__descriptor, stats},
+};
+
+/* ---- the process ---- */
+
+static int load_table(tablet_t *t, const char *folder, osync_error_t *err) {
+    char path[4096];
+    osync__buf_t bytes = {0};
+    disk_table_t *table = NULL;
+    snprintf(path, sizeof path, "%s/%s/table_meta.pb", t->root, folder);
+    int rc = osync__read_file(path, 16 << 20, &bytes, err);
+    if (rc == 0) {
+        Openmldb__Api__TableMeta *meta = openmldb__api__table_meta__unpack(NULL, bytes.len, bytes.data);
+        rc = meta ? disk_table_open(&table, t->root, meta, meta->n_table_partition, t->binlog_max_bytes, err)
+                  : osync__err(err, OSYNC_ECORRUPT, "%s is not a TableMeta", path);
+    }
+    osync__buf_free(&bytes);
+    return rc ? rc : add_table(t, table);
+}
+
+static int load_tables(tablet_t *t, osync_error_t *err) {
+    DIR *dir = opendir(t->root);
+    if (!dir) return osync__err(err, OSYNC_EIO, "can't open %s", t->root);
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(dir));) {
+        size_t len = strlen(e->d_name);
+        if (len > 2 && !strcmp(e->d_name + len - 2, "_0")) rc = load_table(t, e->d_name, err);
+    }
+    closedir(dir);
+    return rc;
+}
+
+static void on_zk_closed(void *arg) {
+    tablet_t *t = arg;
+    uv_close((uv_handle_t *)&t->sigterm, NULL);
+    uv_close((uv_handle_t *)&t->sigint, NULL);
+    uv_close((uv_handle_t *)&t->timer, NULL);
+}
+
+static void on_server_closed(void *arg) {
+    tablet_t *t = arg;
+    if (t->zk)
+        osync__zk_close(t->zk, on_zk_closed, t);
+    else
+        on_zk_closed(t);
+}
+
+static void end(tablet_t *t) {
+    if (t->ending) return;
+    t->ending = true;
+    generate_job_t *job, *next;
+    osync_error_t err = {0};
+    osync__err(&err, OSYNC_ECANCELED, "the server ends");
+    LL_FOREACH_SAFE(t->jobs, job, next) {
+        job_done(t, job, OSYNC_ECANCELED, &err);
+    }
+    if (t->server)
+        osync__rpc_server_close(t->server, on_server_closed, t);
+    else
+        on_server_closed(t);
+}
+
+static void on_signal(uv_signal_t *handle, int number) {
+    end(handle->data);
+}
+
+static int start(tablet_t *t, osync_error_t *err) {
+    int rc = osync__mkdirs(t->root, err);
+    char *real = rc ? NULL : realpath(t->root, NULL);
+    if (rc == 0 && !real) rc = osync__err(err, OSYNC_EIO, "can't find %s", t->root);
+    if (rc) return rc;
+    free(t->root);
+    t->root = real;
+    rc = load_tables(t, err);
+    if (rc) return rc;
+    osync__rpc_server_config_t config = {.host = t->host,
+                                         .port = t->port,
+                                         .max_body_size = MAX_BODY,
+                                         .json_style = OSYNC__JSON_BRPC,
+                                         .methods = methods,
+                                         .n_methods = sizeof methods / sizeof *methods,
+                                         .arg = t};
+    rc = osync__rpc_server_new(&t->loop, &config, &t->server, err);
+    if (rc) return rc;
+    t->port = osync__rpc_server_port(t->server);
+    snprintf(t->endpoint, sizeof t->endpoint, "%s:%d", t->host, t->port);
+    if (!t->zk_cluster) {
+        announce(t);
+        return 0;
+    }
+    osync__zk_config_t zk = {.cluster = t->zk_cluster,
+                             .session_timeout_ms = ZK_SESSION_MS,
+                             .auth_schema = "digest",
+                             .cert = t->zk_cert,
+                             .on_session = on_session,
+                             .arg = t};
+    return osync__zk_new(&t->loop, &zk, &t->zk, err);
+}
+
+static const char usage[] =
+    "osync-test-tablet --endpoint HOST:PORT --root DIR (--zk HOST:PORT [--zk-root /openmldb] [--zk-cert USER:PASSWORD] "
+    "| --no-zk)\n"
+    "                  [--binlog-max-bytes N]\n"
+    "A TabletServer for tests. Port 0 picks a free one; \"ready PORT\" is printed when it listens.\n";
+
+static char *take(char **at, const char *value) {
+    free(*at);
+    *at = strdup(value);
+    return *at;
+}
+
+static int parse(tablet_t *t, int argc, char **argv) {
+    static const struct option options[] = {{"endpoint", required_argument, NULL, 'e'},
+                                            {"root", required_argument, NULL, 'r'},
+                                            {"zk", required_argument, NULL, 'z'},
+                                            {"zk-root", required_argument, NULL, 'p'},
+                                            {"zk-cert", required_argument, NULL, 'c'},
+                                            {"no-zk", no_argument, NULL, 'n'},
+                                            {"binlog-max-bytes", required_argument, NULL, 'b'},
+                                            {0}};
+    bool no_zk = false;
+    char *colon;
+    for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (o) {
+        case 'e':
+            colon = strrchr(take(&t->host, optarg), ':');
+            if (!colon) return -1;
+            *colon = '\0';
+            t->port = atoi(colon + 1);
+            break;
+        case 'r':
+            take(&t->root, optarg);
+            break;
+        case 'z':
+            take(&t->zk_cluster, optarg);
+            break;
+        case 'p':
+            take(&t->zk_root, optarg);
+            break;
+        case 'c':
+            take(&t->zk_cert, optarg);
+            break;
+        case 'n':
+            no_zk = true;
+            break;
+        case 'b':
+            t->binlog_max_bytes = strtoull(optarg, NULL, 10);
+            break;
+        default:
+            return -1;
+        }
+    }
+    return optind == argc && t->host && t->root && t->zk_root && no_zk == !t->zk_cluster ? 0 : -1;
+}
+
+int main(int argc, char **argv) {
+    tablet_t t = {.binlog_max_bytes = (uint64_t)4096 << 20, .zk_root = strdup("/openmldb")};
+    osync_error_t err = {0};
+    if (parse(&t, argc, argv)) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    osync_log_set(osync_log_stderr, NULL, OSYNC_LOG_WARN);
+    uv_loop_init(&t.loop);
+    uv_timer_init(&t.loop, &t.timer);
+    uv_signal_init(&t.loop, &t.sigterm);
+    uv_signal_init(&t.loop, &t.sigint);
+    t.timer.data = t.sigterm.data = t.sigint.data = &t;
+    uv_signal_start(&t.sigterm, on_signal, SIGTERM);
+    uv_signal_start(&t.sigint, on_signal, SIGINT);
+    int rc = start(&t, &err);
+    if (rc) {
+        fprintf(stderr, "osync-test-tablet: %s\n", err.message);
+        end(&t);
+    }
+    uv_run(&t.loop, UV_RUN_DEFAULT);
+    for (size_t i = 0; i < t.n_tables; i++) disk_table_close(t.tables[i]);
+    uv_loop_close(&t.loop);
+    free(t.tables);
+    free(t.host);
+    free(t.root);
+    free(t.zk_cluster);
+    free(t.zk_root);
+    free(t.zk_cert);
+    return rc ? 1 : 0;
+}
