@@ -1,0 +1,32 @@
+/* What the sinks share: the check of a path, and the form in which a label is kept in extended attributes. */
+#ifndef OSYNC_SINK_INTERNAL_H
+#define OSYNC_SINK_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "osync/sink.h"
+
+/* A label is kept in one attribute if it fits, else in several: `user.osync.label`, `user.osync.label.1`,
+ * `user.osync.label.2`... The first byte of the first one is the number of parts; it is written last, so where it is,
+ * all parts are. */
+#define OSYNC__LABEL_ATTR      "user.osync.label"
+#define OSYNC__LABEL_PART_SIZE 12288u /* HDFS allows 16 KiB of name and value, btrfs a little less than 16 KiB */
+#define OSYNC__LABEL_LIMIT     65536u /* the interface's promise */
+#define OSYNC__LABEL_MAX_PARTS 6u     /* enough for the limit and the count */
+#define OSYNC__LABEL_NAME_SIZE 32u
+
+/* Number of parts of a label of `len` bytes. */
+unsigned osync__label_parts(size_t len);
+/* Name and value of part i; `out` is appended to. */
+int osync__label_part(const void *label, size_t len, unsigned i, char name[OSYNC__LABEL_NAME_SIZE], osync__buf_t *out);
+/* The name alone. */
+void osync__label_name(unsigned i, char name[OSYNC__LABEL_NAME_SIZE]);
+
+/* A path that every sink accepts: absolute, without empty, "." or ".." names and without a trailing slash ("/" itself
+ * is fine). */
+int osync__sink_check_path(const char *path, osync_error_t *err);
+
+#endif
