@@ -1,2 +1,373 @@
-/* placeholder until the module lands */
-extern int osync__placeholder_delivery_delivery;
+/* The interface of delivery, and what to do next whenever nothing is under way. The steps themselves are in stager.c,
+ * committer.c and recovery.c. */
+#include "delivery/delivery.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "delivery/internal.h"
+
+enum { RETRY_MIN_MS = 100, RETRY_MAX_MS = 10000, MAX_TASK_ID = 63 };
+
+static void on_wake(uv_timer_t *t);
+
+/* What waiting can't mend, as far as the sink can tell. */
+static bool is_permanent(int status) {
+    return status == OSYNC_EPERM || status == OSYNC_ENOTSUP || status == OSYNC_EINVAL || status == OSYNC_ETOOBIG ||
+           status == OSYNC_EXDEV;
+}
+
+/* Callers' callbacks */
+
+void osync__answer_append(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync__delivery_cb cb = d->append.cb;
+    d->append.cb = NULL;
+    if (cb) cb(d->append.arg, status, err);
+}
+
+void osync__answer_flush(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync__waiter_t *w = d->flush, *next;
+    d->flush = NULL;
+    for (; w; w = next) {
+        next = w->next;
+        w->cb(w->arg, status, err);
+        free(w);
+    }
+}
+
+static void answer_all(osync__delivery_t *d, int status, const osync_error_t *reason) {
+    osync_error_t err;
+    osync__err(&err, status, "task %s, partition %u: %s", d->task_id, d->c.pid,
+               reason && reason->code ? reason->message : osync_strerror(status));
+    osync__answer_append(d, status, &err);
+    osync__answer_flush(d, status, &err);
+}
+
+void osync__committed(osync__delivery_t *d) {
+    if (osync__buf_set(&d->point, d->rec.point.data, d->rec.point.len)) {
+        osync_error_t err;
+        osync__err(&err, OSYNC_ENOMEM, "out of memory");
+        osync__doom(d, &err);
+        return;
+    }
+    d->rows = d->rec.rows;
+    d->bytes = d->rec.bytes;
+    d->files = d->rec.files;
+    d->pauses = 0;
+    if (d->was_ready && !d->removing && !d->closing) d->c.on_commit(d->c.arg, d->point.data, d->point.len);
+}
+
+/* Trouble */
+
+void osync__forget_staged(osync__delivery_t *d) {
+    uv_timer_stop(&d->roll);
+    d->roll_due = false;
+    d->staged = false;
+    d->staged_rows = d->staged_bytes = 0;
+    /* Not having room for a copy of the point is noticed when the caller's next start doesn't match. */
+    (void)osync__buf_set(&d->end, d->point.data, d->point.len);
+}
+
+static uint64_t next_pause(osync__delivery_t *d) {
+    uint64_t pause = d->c.retry_min_ms;
+    for (unsigned i = 0; i < d->pauses && pause < d->c.retry_max_ms; i++) pause *= 2;
+    if (pause > d->c.retry_max_ms) pause = d->c.retry_max_ms;
+    d->pauses++;
+    char hex[5];
+    osync__random_hex(hex, 2);
+    uint64_t jitter =
+        strtoull(hex, NULL, 16); /* 0 to 65535: partitions that failed together don't come back together */
+    return pause - pause * jitter / 2 / 65536;
+}
+
+static void retreated(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync__forget_staged(d);
+    bool doomed = d->doomed;
+    if (doomed) {
+        d->doomed = false;
+        d->state = OSYNC__FAILED;
+        osync__log(OSYNC_LOG_ERROR, "task %s, partition %u stops: %s", d->task_id, d->c.pid, d->reason.message);
+    } else {
+        uint64_t pause = d->reason.code == OSYNC_ECONFLICT ? 0 : next_pause(d);
+        osync__log(OSYNC_LOG_WARN, "task %s, partition %u goes back to its committed point in %llu ms: %s", d->task_id,
+                   d->c.pid, (unsigned long long)pause, d->reason.message);
+        uv_timer_start(&d->wake, on_wake, pause, 0);
+    }
+    bool tell = !d->removing && (doomed || !d->troubled);
+    d->troubled = true;
+    answer_all(d, OSYNC_EAGAIN, &d->reason);
+    if (tell) d->c.on_rewind(d->c.arg, false, doomed, &d->reason);
+}
+
+static void retreat(osync__delivery_t *d, const osync_error_t *err, bool doomed) {
+    if (err != &d->reason) d->reason = *err;
+    d->doomed = doomed;
+    d->state = OSYNC__RECOVERING;
+    uv_timer_stop(&d->roll);
+    if (d->file)
+        osync__sink_abort(d, retreated);
+    else
+        retreated(d, 0, NULL);
+}
+
+void osync__trouble(osync__delivery_t *d, int status, const osync_error_t *err) {
+    retreat(d, err, is_permanent(status) && !d->removing);
+}
+
+void osync__doom(osync__delivery_t *d, const osync_error_t *err) {
+    retreat(d, err, !d->removing);
+}
+
+void osync__ready(osync__delivery_t *d) {
+    osync__forget_staged(d);
+    d->state = OSYNC__READY;
+    d->rewind = false;
+    if (!d->removing) {
+        osync_error_t reason = d->reason;
+        d->was_ready = true;
+        d->troubled = false;
+        d->reason = (osync_error_t){0};
+        answer_all(d, OSYNC_EAGAIN, &reason);
+        d->c.on_rewind(d->c.arg, true, false, &reason);
+    }
+    osync__pump(d);
+}
+
+/* What to do next */
+
+static bool is_file_due(const osync__delivery_t *d) {
+    return d->flush || d->roll_due || d->staged_bytes >= d->c.roll_bytes;
+}
+
+static void on_roll(uv_timer_t *t) {
+    osync__delivery_t *d = t->data;
+    d->roll_due = true;
+    osync__kick(d);
+}
+
+void osync__start_roll(osync__delivery_t *d) {
+    uv_timer_start(&d->roll, on_roll, d->c.roll_interval_ms, 0);
+}
+
+static void take_point(osync__delivery_t *d) {
+    osync__buf_t former = d->end;
+    d->end = d->append.end;
+    d->append.end = former;
+    if (!d->staged && !d->roll_due && !uv_is_active((uv_handle_t *)&d->roll)) osync__start_roll(d);
+    osync__answer_append(d, 0, NULL);
+}
+
+static void retired(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync__recover(d);
+}
+
+static void retire(osync__delivery_t *d) {
+    d->state = OSYNC__RECOVERING;
+    answer_all(d, OSYNC_ECANCELED, NULL);
+    if (d->file)
+        osync__sink_abort(d, retired);
+    else
+        osync__recover(d);
+}
+
+void osync__pump(osync__delivery_t *d) {
+    while (d->state == OSYNC__READY && d->calls == 0 && !d->closing) {
+        bool moved = !osync__buf_equal(&d->end, &d->point);
+        if (d->removing)
+            retire(d);
+        else if (d->rewind)
+            osync__stage_drop(d);
+        else if (d->staged && is_file_due(d))
+            osync__stage_end(d);
+        else if (!d->staged && moved && is_file_due(d))
+            osync__commit_point(d);
+        else if (d->append.cb && d->append.len == 0)
+            take_point(d);
+        else if (d->append.cb)
+            osync__stage_append(d);
+        else if (d->flush)
+            osync__answer_flush(d, 0, NULL);
+        else
+            return;
+    }
+}
+
+static void on_wake(uv_timer_t *t) {
+    osync__delivery_t *d = t->data;
+    if (d->closing)
+        osync__finish_close(d);
+    else if (d->calls > 0)
+        return;
+    else if (d->state == OSYNC__READY)
+        osync__pump(d);
+    else if (d->removing)
+        retire(d);
+    else if (d->state == OSYNC__RECOVERING)
+        osync__recover(d);
+    else
+        answer_all(d, OSYNC_EAGAIN, &d->reason); /* not started, or failed */
+}
+
+/* A turn of the loop later, so that no callback ever comes from inside a call. */
+static void wake_now(osync__delivery_t *d) {
+    if (d->calls == 0) uv_timer_start(&d->wake, on_wake, 0, 0);
+}
+
+void osync__kick(osync__delivery_t *d) {
+    if (d->state == OSYNC__READY) wake_now(d);
+}
+
+/* Interface */
+
+static void delivery_free(osync__delivery_t *d) {
+    osync__record_free(&d->rec);
+    osync__buf_free(&d->got);
+    osync__buf_free(&d->stored);
+    osync__buf_free(&d->tried);
+    osync__buf_free(&d->point);
+    osync__buf_free(&d->end);
+    osync__buf_free(&d->label);
+    osync__buf_free(&d->append.end);
+    free(d->names);
+    free(d->key);
+    free(d->dest);
+    free(d->task_id);
+    free(d->label_text);
+    free((void *)(uintptr_t)d->c.first_point);
+    free(d);
+}
+
+static bool is_plain_name(const char *s) {
+    size_t n = strspn(s, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-");
+    return n > 0 && n <= MAX_TASK_ID && !s[n];
+}
+
+int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_t **out, osync_error_t *err) {
+    if (!is_plain_name(config->task_id))
+        return osync__err(err, OSYNC_EINVAL, "the task id %s can't be part of a file's name: use a UUID",
+                          config->task_id);
+    if (strlen(config->dest) > OSYNC__MAX_DEST)
+        return osync__err(err, OSYNC_ETOOBIG, "the destination %.60s... is longer than %d bytes", config->dest,
+                          OSYNC__MAX_DEST);
+    osync__delivery_t *d = calloc(1, sizeof *d);
+    if (!d) return osync__err(err, OSYNC_ENOMEM, "task %s: out of memory", config->task_id);
+    d->c = *config;
+    d->c.first_point = malloc(config->first_point_len + 1);
+    d->c.key = d->key = strdup(config->key);
+    d->c.dest = d->dest = strdup(config->dest);
+    d->c.task_id = d->task_id = strdup(config->task_id);
+    d->c.label_text = d->label_text = strdup(config->label_text ? config->label_text : "");
+    if (!d->c.first_point || !d->key || !d->dest || !d->task_id || !d->label_text) {
+        delivery_free(d);
+        return osync__err(err, OSYNC_ENOMEM, "task %s: out of memory", config->task_id);
+    }
+    if (config->first_point_len)
+        memcpy((void *)(uintptr_t)d->c.first_point, config->first_point, config->first_point_len);
+    osync__random_hex(d->owner, OSYNC__ID_BYTES);
+    if (!d->c.retry_min_ms) d->c.retry_min_ms = RETRY_MIN_MS;
+    if (!d->c.retry_max_ms) d->c.retry_max_ms = RETRY_MAX_MS;
+    uv_timer_init(config->loop, &d->wake);
+    uv_timer_init(config->loop, &d->roll);
+    d->wake.data = d->roll.data = d;
+    d->open_handles = 2;
+    *out = d;
+    return 0;
+}
+
+void osync__delivery_start(osync__delivery_t *d) {
+    if (d->state != OSYNC__NEW || d->removing || d->closing) return;
+    d->state = OSYNC__RECOVERING;
+    wake_now(d);
+}
+
+const void *osync__delivery_point(const osync__delivery_t *d, size_t *len) {
+    *len = d->point.len;
+    return d->point.data;
+}
+
+void osync__delivery_totals(const osync__delivery_t *d, osync__delivery_totals_t *out) {
+    *out = (osync__delivery_totals_t){.rows = d->rows,
+                                      .bytes = d->bytes,
+                                      .files = d->files,
+                                      .staged_rows = d->staged_rows,
+                                      .staged_bytes = d->staged_bytes};
+}
+
+int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, uint64_t rows, const void *start,
+                           size_t start_len, const void *end, size_t end_len, osync__delivery_cb cb, void *arg) {
+    if (d->closing || d->removing) return OSYNC_ECLOSED;
+    if ((d->state != OSYNC__READY && d->state != OSYNC__WORKING) || d->rewind) return OSYNC_EAGAIN;
+    if (!cb || d->append.cb) return OSYNC_EINVAL;
+    if (start_len != d->end.len || (start_len && memcmp(start, d->end.data, start_len) != 0)) return OSYNC_EINVAL;
+    if (osync__buf_set(&d->append.end, end, end_len)) return OSYNC_ENOMEM;
+    d->append.cb = cb;
+    d->append.arg = arg;
+    d->append.data = data;
+    d->append.len = len;
+    d->append.rows = rows;
+    osync__kick(d);
+    return 0;
+}
+
+void osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg) {
+    osync__waiter_t *w = malloc(sizeof *w);
+    if (!w) {
+        osync_error_t err;
+        osync__err(&err, OSYNC_ENOMEM, "flush: out of memory");
+        cb(arg, err.code, &err);
+        return;
+    }
+    *w = (osync__waiter_t){.cb = cb, .arg = arg};
+    LL_APPEND(d->flush, w);
+    if (d->state == OSYNC__READY || d->state == OSYNC__NEW || d->state == OSYNC__FAILED) wake_now(d);
+}
+
+void osync__delivery_rewind(osync__delivery_t *d) {
+    if (d->state != OSYNC__READY && d->state != OSYNC__WORKING) return; /* a rewind is under way, or nothing will be */
+    d->rewind = true;
+    osync__kick(d);
+}
+
+static void on_handle_closed(uv_handle_t *h) {
+    osync__delivery_t *d = h->data;
+    if (--d->open_handles > 0) return;
+    void (*closed)(void *) = d->closed;
+    void *arg = d->closed_arg;
+    delivery_free(d);
+    if (closed) closed(arg);
+}
+
+void osync__finish_close(osync__delivery_t *d) {
+    if (d->calls > 0 || uv_is_closing((uv_handle_t *)&d->wake)) return;
+    if (d->file) {
+        osync__sink_abort(d, NULL);
+        return;
+    }
+    answer_all(d, OSYNC_ECANCELED, NULL);
+    uv_close((uv_handle_t *)&d->wake, on_handle_closed);
+    uv_close((uv_handle_t *)&d->roll, on_handle_closed);
+}
+
+void osync__delivery_close(osync__delivery_t *d, void (*cb)(void *arg), void *arg) {
+    d->closing = true;
+    d->closed = cb;
+    d->closed_arg = arg;
+    uv_timer_stop(&d->roll);
+    if (d->writing && d->file)
+        osync__sink_abort(d, NULL); /* a transfer may last; every other call is soon answered */
+    else
+        wake_now(d);
+}
+
+void osync__delivery_remove(osync__delivery_t *d, void (*cb)(void *arg), void *arg) {
+    d->removing = true;
+    d->closed = cb;
+    d->closed_arg = arg;
+    d->listed = false;
+    d->incarnation[0] = 0; /* a new one, so that ours is fenced like any other */
+    uv_timer_stop(&d->roll);
+    wake_now(d);
+}

@@ -1,6 +1,7 @@
-/* The committer of one partition: puts a stream of bytes on a sink exactly once, in files, by the protocol of docs/delivery.md.
- * Knows nothing of tables or rows: a caller appends chunks, each with the point where it starts and ends (opaque bytes), and learns which point is
- * committed. Only one recovery exists: back to the committed point. Loop thread only. */
+/* The committer of one partition: puts a stream of bytes on a sink exactly once, in files, by the protocol of
+ * docs/delivery.md. Knows nothing of tables or rows: a caller appends chunks, each with the point where it starts and
+ * ends (opaque bytes), and learns which point is committed. Only one recovery exists: back to the committed point. Loop
+ * thread only. */
 #ifndef OSYNC_DELIVERY_DELIVERY_H
 #define OSYNC_DELIVERY_DELIVERY_H
 
@@ -15,22 +16,26 @@ typedef struct osync__delivery osync__delivery_t;
 
 typedef struct osync__delivery_config {
     uv_loop_t *loop;
-    osync_sink_t *sink;         /* borrowed */
-    osync_checkpoint_t *store;  /* borrowed */
-    const char *key;            /* of this partition's record in the store: "part/<task id>/<pid>" */
-    const char *dest;           /* the destination folder, absolute within the sink, without a trailing '/' */
-    const char *task_id;        /* a UUID, in every final name */
+    osync_sink_t *sink;        /* borrowed */
+    osync_checkpoint_t *store; /* borrowed */
+    const char *key;           /* of this partition's record in the store: "part/<task id>/<pid>" */
+    const char *dest;          /* the destination folder, absolute within the sink, without a trailing '/' */
+    const char *task_id;       /* a UUID, in every final name */
     uint32_t pid;
-    const char *label_text;     /* goes into every label as it is: one line about the origin ("db.table") */
-    uint64_t roll_bytes;        /* a file is ended when it holds as much */
-    uint32_t roll_interval_ms;  /* and this long after its first byte */
-    const void *first_point;    /* where to start if the store has no record yet */
+    const char *label_text;    /* goes into every label as it is: one line about the origin ("db.table") */
+    uint64_t roll_bytes;       /* a file is ended when it holds as much */
+    uint32_t roll_interval_ms; /* and this long after its first byte */
+    uint32_t retry_min_ms;     /* the first pause after a failure; it doubles with each until the next commit. 0: 100 */
+    uint32_t retry_max_ms;     /* 0: 10000 */
+    const void *first_point;   /* where to start if the store has no record yet */
     size_t first_point_len;
     /* A file was committed: everything before `point` is in committed files. */
     void (*on_commit)(void *arg, const void *point, size_t len);
-    /* What was appended since the committed point is gone (a failure, or osync__delivery_rewind): the caller must append again from the
-     * committed point once `ready` is true. `err` says why. Comes with ready false when trouble begins, then with true when it is over;
-     * a permanent failure comes with ready false and permanent true, and nothing goes on by itself after that. */
+    /* What was appended since the committed point is gone (a failure, or osync__delivery_rewind): the caller must
+     * append again from the committed point once `ready` is true. `err` says why. Comes with ready false when trouble
+     * begins, then with true when it is over; a permanent failure comes with ready false and permanent true, and
+     * nothing goes on by itself after that. `err` is never NULL; if there was no trouble (the start, a rewind) its code
+     * is 0. */
     void (*on_rewind)(void *arg, bool ready, bool permanent, const osync_error_t *err);
     void *arg;
 } osync__delivery_config_t;
@@ -39,21 +44,22 @@ typedef void (*osync__delivery_cb)(void *arg, int status, const osync_error_t *e
 
 /* Strings and points are copied. Nothing happens before _start. */
 int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_t **out, osync_error_t *err);
-/* Takes the partition over in the store and recovers what a former incarnation left (steps 1 and 6 of the protocol), trying again with backoff as
- * long as it takes; then on_rewind(ready true) comes. */
+/* Takes the partition over in the store and recovers what a former incarnation left (steps 1 and 6 of the protocol),
+ * trying again with backoff as long as it takes; then on_rewind(ready true) comes. */
 void osync__delivery_start(osync__delivery_t *d);
 
 /* The committed point and totals; valid after the first on_rewind(ready). */
 const void *osync__delivery_point(const osync__delivery_t *d, size_t *len);
 typedef struct osync__delivery_totals {
-    uint64_t rows, bytes, files; /* committed, since the task began */
+    uint64_t rows, bytes, files;        /* committed, since the task began */
     uint64_t staged_rows, staged_bytes; /* not yet committed */
 } osync__delivery_totals_t;
 void osync__delivery_totals(const osync__delivery_t *d, osync__delivery_totals_t *out);
 
-/* Appends `len` bytes that hold `rows` rows, from `start` (which must equal the current end) to `end`. len may be 0: the point moves on
- * without bytes, and is committed with the next file or by itself after the roll interval. `data` is the caller's until `cb`; one append at a time. cb status 0: taken (not yet
- * committed); OSYNC_EAGAIN: not ready, or the staged file was lost: see on_rewind. No chunk is ever split over two files. */
+/* Appends `len` bytes that hold `rows` rows, from `start` (which must equal the current end) to `end`. len may be 0:
+ * the point moves on without bytes, and is committed with the next file or by itself after the roll interval. `data` is
+ * the caller's until `cb`; one append at a time. cb status 0: taken (not yet committed); OSYNC_EAGAIN: not ready, or
+ * the staged file was lost: see on_rewind. No chunk is ever split over two files. */
 int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, uint64_t rows, const void *start,
                            size_t start_len, const void *end, size_t end_len, osync__delivery_cb cb, void *arg);
 /* Commits what is staged now; cb when it is committed (at once if nothing is staged), or OSYNC_EAGAIN. */
@@ -61,11 +67,12 @@ void osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *ar
 /* Throws the staged file away: back to the committed point. on_rewind(ready true) follows. */
 void osync__delivery_rewind(osync__delivery_t *d);
 
-/* Ends without committing what is staged; open callbacks come first with OSYNC_ECANCELED. What is left on the sink is cleaned by the next
- * start, or by osync__delivery_remove. */
+/* Ends without committing what is staged; open callbacks come first with OSYNC_ECANCELED. What is left on the sink is
+ * cleaned by the next start, or by osync__delivery_remove. */
 void osync__delivery_close(osync__delivery_t *d, void (*cb)(void *arg), void *arg);
-/* Ends the partition for good: fences every incarnation (so that no late request can publish), removes the partition's folder below
- * _osync, then its record. Committed files stay. Tries again with backoff; frees d before cb. */
+/* Ends the partition for good: fences every incarnation (so that no late request can publish), removes the partition's
+ * folder below _osync, then its record. Committed files stay. Tries again with backoff; frees d before cb.
+ * osync__delivery_close gives it up, and then cb isn't called. Needs no osync__delivery_start before. */
 void osync__delivery_remove(osync__delivery_t *d, void (*cb)(void *arg), void *arg);
 
 #endif

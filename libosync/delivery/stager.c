@@ -1,0 +1,117 @@
+/* Steps 2 and 3: a file with a name used once, in the folder of this incarnation, with its label, checked by its path.
+ * Nothing here is visible to a reader, and nothing of it is known to the store. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "delivery/internal.h"
+
+static void written(osync__delivery_t *d, int status, const osync_error_t *err) {
+    if (status) {
+        osync__trouble(d, status, err);
+        return;
+    }
+    if (d->staged_bytes == 0) osync__start_roll(d);
+    d->staged_bytes += d->append.len;
+    d->staged_rows += d->append.rows;
+    osync__buf_t former = d->end;
+    d->end = d->append.end;
+    d->append.end = former;
+    d->state = OSYNC__READY;
+    osync__answer_append(d, 0, NULL);
+    osync__pump(d);
+}
+
+static void created(osync__delivery_t *d, int status, const osync_error_t *err) {
+    /* OSYNC_ENOENT: the folder is gone, so another owner has fenced us. It isn't made again; the store will tell. */
+    if (status)
+        osync__trouble(d, status, err);
+    else
+        osync__sink_write(d, d->append.data, d->append.len, written);
+}
+
+void osync__stage_append(osync__delivery_t *d) {
+    d->state = OSYNC__WORKING;
+    if (d->staged) {
+        osync__sink_write(d, d->append.data, d->append.len, written);
+        return;
+    }
+    /* A1: a name is sent once. If its answer is lost it is abandoned, and removed with its folder. */
+    osync__random_hex(d->attempt, OSYNC__ID_BYTES);
+    d->staged = true;
+    d->unused = false;
+    d->roll_due = false;
+    osync__path_staged(d);
+    osync__sink_create(d, created);
+}
+
+/* Neither "finished" nor "labelled" says that the file is where it should be (a fence may have moved it meanwhile), or
+ * that it is whole: only a look at its path does. */
+static void checked(osync__delivery_t *d, int status, const osync_error_t *err) {
+    if (status) {
+        osync__trouble(d, status, err);
+        return;
+    }
+    if (d->stat.is_dir || d->stat.length != d->staged_bytes) {
+        osync_error_t own;
+        osync__err(&own, OSYNC_EIO, "%s: %" PRIu64 " bytes were written, but %" PRIu64 " are there", d->path,
+                   d->staged_bytes, d->stat.length);
+        osync__trouble(d, own.code, &own);
+        return;
+    }
+    d->file_id = d->stat.file_id;
+    osync__commit_staged(d);
+}
+
+static void labelled(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync_error_t own;
+    if (status) {
+        osync__err_wrap(
+            &own, err, "the label of file %" PRIu64 " (%zu bytes, of them %zu for the points where it starts and ends)",
+            d->rec.next, d->label.len, d->point.len + d->end.len);
+        osync__trouble(d, status, &own);
+        return;
+    }
+    osync__path_staged(d);
+    osync__sink_stat(d, checked);
+}
+
+static void finished(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync_error_t own;
+    if (status) {
+        osync__trouble(d, status, err);
+        return;
+    }
+    if (osync__label_pack(d->task_id, d->c.pid, d->rec.next, d->attempt, &d->point, &d->end, d->staged_rows,
+                          d->staged_bytes, d->label_text, &d->label)) {
+        osync__err(&own, OSYNC_ENOMEM, "a label: out of memory");
+        osync__trouble(d, own.code, &own);
+        return;
+    }
+    osync__path_staged(d);
+    osync__sink_set_label(d, labelled);
+}
+
+void osync__stage_end(osync__delivery_t *d) {
+    d->state = OSYNC__WORKING;
+    osync__sink_finish(d, finished);
+}
+
+static void dropped(osync__delivery_t *d, int status, const osync_error_t *err) {
+    osync__ready(d); /* if the name is still there, it goes with its folder */
+}
+
+static void remove_name(osync__delivery_t *d, int status, const osync_error_t *err) {
+    /* A13: a name that no one was told of is the only thing on the sink that may be removed outright. */
+    osync__path_staged(d);
+    osync__sink_remove(d, false, dropped);
+}
+
+void osync__stage_drop(osync__delivery_t *d) {
+    d->state = OSYNC__WORKING;
+    if (d->file)
+        osync__sink_abort(d, remove_name);
+    else
+        osync__ready(d);
+}
