@@ -1,1 +1,542 @@
-extern int osync__placeholder_collector;
+/* The collector as a whole: its port, its place in ZooKeeper, its data folder, and the set of its tasks. What one task
+ * does is task.c. Nothing here waits for anything: every step that can take time is a callback or a task's job. */
+#include "osync/collector.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "collector/internal.h"
+#include "zk/zk.h"
+
+enum {
+    MAX_PARTITIONS = 16384,
+    PROGRESS_LIMIT = 16 << 20, /* bytes of a task.progress */
+    REGISTER_MIN_MS = 200,
+    REGISTER_MAX_MS = 5000,
+    MAX_THREADS = 256,
+};
+
+struct osync_collector {
+    uv_loop_t *loop;
+    osync_collector_config_t config; /* strings are owned */
+    char *strings[6];
+    char *endpoint; /* as registered */
+    char *register_path;
+    int lock;
+    osync__rpc_server_t *server;
+    osync__rpc_client_t *client;
+    osync__pool_t *pool;
+    osync__zk_t *zk;
+    uv_timer_t register_timer;
+    uint32_t register_delay;
+    bool registered, registering;
+    osync__task_env_t env;
+    osync__partition_t *partitions;
+    size_t n_tasks;
+    uint64_t started_ms;
+    bool closing, parts_closing;
+    unsigned to_close;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+static void close_parts(osync_collector_t *c);
+
+void osync_collector_config_init(osync_collector_config_t *config) {
+    *config = (osync_collector_config_t){
+        .size = sizeof *config,
+        .endpoint = "127.0.0.1:8888",
+        .zk_root_path = "/openmldb",
+        .zk_auth_schema = "digest",
+        .zk_cert = "",
+        .zk_session_timeout_ms = 2000,
+        .data_dir = "/tmp/openmldb/datacollector",
+        .max_pack_size = 1 << 20,
+        .max_body_size = 64 << 20,
+        .request_timeout_ms = 20000,
+        .heartbeat_ms = 5000,
+        .snapshot_settle_ms = 60000,
+        .worker_threads = 4,
+    };
+}
+
+/* ---- partitions ---- */
+
+static osync__partition_t *find_partition(osync_collector_t *c, uint64_t key) {
+    osync__partition_t *p = NULL;
+    HASH_FIND(hh, c->partitions, &key, sizeof key, p);
+    return p;
+}
+
+static osync__partition_t *get_partition(osync_collector_t *c, uint64_t key, osync_error_t *err) {
+    osync__partition_t *p = find_partition(c, key);
+    if (p) return p;
+    if (HASH_COUNT(c->partitions) == MAX_PARTITIONS) {
+        osync__err(err, OSYNC_ETOOBIG, "this collector has %d tasks, and takes no more", MAX_PARTITIONS);
+        return NULL;
+    }
+    p = calloc(1, sizeof *p);
+    if (!p) {
+        osync__err(err, OSYNC_ENOMEM, "out of memory");
+        return NULL;
+    }
+    p->key = key;
+    p->collector = c;
+    HASH_ADD(hh, c->partitions, key, sizeof p->key, p);
+    return p;
+}
+
+static void drop_if_unused(osync__partition_t *p) {
+    osync_collector_t *c = p->collector;
+    if (p->tasks > 0) return;
+    HASH_DEL(c->partitions, p);
+    free(p);
+}
+
+static int add_task(osync__task_t **out, osync__partition_t *p, Openmldb__Datasync__AddSyncTaskRequest *request,
+                    osync__rpc_call_t *call, osync_error_t *err) {
+    int rc = osync__task_new(out, &p->collector->env, p, request, call, err);
+    if (rc) return rc;
+    p->tasks++;
+    p->collector->n_tasks++;
+    return 0;
+}
+
+/* True also if that can't be told. */
+static bool has_progress(const osync_collector_t *c, uint64_t key) {
+    struct stat st;
+    char *dir = osync__task_dir(c->config.data_dir, key);
+    char *path = dir ? osync__format("%s/%s", dir, OSYNC__TASK_PROGRESS) : NULL;
+    bool none = path && stat(path, &st) && errno == ENOENT;
+    free(path);
+    free(dir);
+    return !none;
+}
+
+static int read_progress(osync_collector_t *c, uint64_t key, Openmldb__Datasync__AddSyncTaskRequest **out,
+                         osync_error_t *err) {
+    osync__buf_t bytes = {0};
+    Openmldb__Datasync__AddSyncTaskRequest *r = NULL;
+    int rc = 0;
+    *out = NULL;
+    char *dir = osync__task_dir(c->config.data_dir, key);
+    char *path = dir ? osync__format("%s/%s", dir, OSYNC__TASK_PROGRESS) : NULL;
+    if (!path) {
+        rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
+        goto done;
+    }
+    rc = osync__read_file(path, PROGRESS_LIMIT, &bytes, err);
+    if (rc) goto done;
+    r = openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
+    if (!r || !r->sync_point || ((uint64_t)r->tid << 32 | r->pid) != key) {
+        rc = osync__err(err, OSYNC_ECORRUPT, "%s (%zu bytes) isn't the stored task of its folder", path, bytes.len);
+        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+    } else {
+        *out = r;
+    }
+done:
+    free(path);
+    free(dir);
+    osync__buf_free(&bytes);
+    return rc;
+}
+
+/* Takes up a stored task. */
+static void load_task(osync_collector_t *c, uint64_t key) {
+    osync_error_t err;
+    Openmldb__Datasync__AddSyncTaskRequest *request = NULL;
+    osync__partition_t *p = NULL;
+    int rc = read_progress(c, key, &request, &err);
+    if (!rc) {
+        p = get_partition(c, key, &err);
+        if (!p) {
+            openmldb__datasync__add_sync_task_request__free_unpacked(request, NULL);
+            rc = err.code;
+        }
+    }
+    if (!rc) rc = add_task(&p->active, p, request, NULL, &err);
+    if (rc) {
+        osync__log(OSYNC_LOG_ERROR, "collector: stored task %u-%u isn't taken up, and its folder is kept: %s",
+                   (uint32_t)(key >> 32), (uint32_t)key, err.message);
+        if (p) drop_if_unused(p);
+        return;
+    }
+    osync__log(OSYNC_LOG_INFO, "collector: stored task %u-%u is taken up", (uint32_t)(key >> 32), (uint32_t)key);
+    osync__task_go_on(p->active);
+}
+
+static void on_ready(osync__task_t *task) {
+    osync__partition_t *p = osync__task_partition(task);
+    p->active = task;
+    p->incoming = NULL;
+}
+
+static void on_ended(osync__task_t *task, bool untaken) {
+    osync__partition_t *p = osync__task_partition(task);
+    osync_collector_t *c = p->collector;
+    if (p->active == task) p->active = NULL;
+    if (p->incoming == task) p->incoming = NULL;
+    p->tasks--;
+    c->n_tasks--;
+    uint64_t key = p->key;
+    if (p->incoming) osync__task_go_on(p->incoming);
+    bool again = untaken && !c->closing && p->tasks == 0 && has_progress(c, key);
+    drop_if_unused(p);
+    if (again) load_task(c, key);
+    if (c->closing && c->n_tasks == 0) close_parts(c);
+}
+
+/* ---- requests ---- */
+
+static Openmldb__Datasync__AddSyncTaskRequest *copy_request(const Openmldb__Datasync__AddSyncTaskRequest *r) {
+    Openmldb__Datasync__AddSyncTaskRequest *copy = NULL;
+    osync__buf_t bytes = {0};
+    size_t len = openmldb__datasync__add_sync_task_request__get_packed_size(r);
+    if (!osync__buf_reserve(&bytes, len + 1)) {
+        bytes.len = openmldb__datasync__add_sync_task_request__pack(r, bytes.data);
+        copy = openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
+    }
+    osync__buf_free(&bytes);
+    return copy;
+}
+
+static void on_add(osync__rpc_call_t *call, void *arg) {
+    osync_collector_t *c = arg;
+    osync_error_t err = {0};
+    const Openmldb__Datasync__AddSyncTaskRequest *r =
+        (const Openmldb__Datasync__AddSyncTaskRequest *)(const void *)osync__rpc_request(call);
+    const char *token = r->token ? r->token : "";
+    if (c->closing) {
+        osync__answer(call, -1, "the collector is closing");
+        return;
+    }
+    osync__partition_t *p = get_partition(c, (uint64_t)r->tid << 32 | r->pid, &err);
+    if (!p) {
+        osync__answer(call, -1, err.message);
+        return;
+    }
+    if ((p->active && !strcmp(osync__task_token(p->active), token)) ||
+        (p->incoming && !strcmp(osync__task_token(p->incoming), token))) {
+        osync__answer(call, -1, "why send a same task?");
+        return;
+    }
+    if (p->incoming && !osync__task_replaceable(p->incoming)) {
+        osync__answer(call, -1, "another hand-out of this partition is being linked now, try again");
+        return;
+    }
+    osync__task_t *old = p->incoming;
+    Openmldb__Datasync__AddSyncTaskRequest *request = copy_request(r);
+    int rc = request ? add_task(&p->incoming, p, request, call, &err) : osync__err(&err, OSYNC_ENOMEM, "out of memory");
+    if (rc) {
+        osync__answer(call, -1, err.message);
+        drop_if_unused(p);
+        return;
+    }
+    osync__task_t *task = p->incoming;
+    if (old) osync__task_end(old, false);
+    osync__task_go_on(task);
+}
+
+static void on_status_page(osync__rpc_call_t *call, void *arg) {
+    const osync_collector_t *c = arg;
+    osync__status_page_t page = {
+        .endpoint = c->endpoint,
+        .uptime_ms = osync__mono_ms() - c->started_ms,
+        .registered = c->registered,
+        .partitions = c->partitions,
+    };
+    osync__status_reply(call, &page);
+}
+
+static const osync__rpc_method_t methods[] = {
+    {"openmldb.datasync.DataCollector", "AddSyncTask", &openmldb__datasync__add_sync_task_request__descriptor,
+     &openmldb__datasync__general_response__descriptor, on_add},
+};
+static const osync__rpc_page_t pages[] = {{"/status", on_status_page}};
+
+/* ---- ZooKeeper ---- */
+
+static void try_register(osync_collector_t *c);
+
+static void on_register_timer(uv_timer_t *timer) {
+    try_register(timer->data);
+}
+
+static void register_later(osync_collector_t *c) {
+    c->register_delay = c->register_delay < REGISTER_MIN_MS        ? REGISTER_MIN_MS
+                        : c->register_delay >= REGISTER_MAX_MS / 2 ? REGISTER_MAX_MS
+                                                                   : c->register_delay * 2;
+    uv_timer_start(&c->register_timer, on_register_timer, c->register_delay, 0);
+}
+
+static void on_registered(void *arg, int status, const osync_error_t *err) {
+    osync_collector_t *c = arg;
+    c->registering = false;
+    if (c->closing) return;
+    if (status) {
+        osync__log(OSYNC_LOG_WARN, "collector: %s can't be registered as %s: %s", c->endpoint, c->register_path,
+                   err ? err->message : osync_strerror(status));
+        register_later(c);
+        return;
+    }
+    c->registered = true;
+    c->register_delay = 0;
+    osync__log(OSYNC_LOG_INFO, "collector: registered as %s", c->register_path);
+}
+
+static void try_register(osync_collector_t *c) {
+    if (c->closing || c->registering || !c->zk || !osync__zk_connected(c->zk)) return; /* on_session comes */
+    c->registering = true;
+    int rc = osync__zk_register(c->zk, c->register_path, c->endpoint, strlen(c->endpoint), on_registered, c);
+    if (rc) {
+        c->registering = false;
+        osync__log(OSYNC_LOG_WARN, "collector: %s can't be registered: %s", c->endpoint, osync_strerror(rc));
+        register_later(c);
+    }
+}
+
+static void on_session(void *arg, bool connected) {
+    osync_collector_t *c = arg;
+    if (c->closing) return;
+    c->registered = false;
+    if (!connected) {
+        osync__log(OSYNC_LOG_WARN, "collector: the connection to ZooKeeper %s is lost", c->config.zk_cluster);
+        return;
+    }
+    c->register_delay = 0;
+    if (c->registering)
+        register_later(c); /* that one was for the former session */
+    else
+        try_register(c);
+}
+
+/* ---- start ---- */
+
+static int lock_data_dir(osync_collector_t *c, osync_error_t *err) {
+    const char *dir = c->config.data_dir;
+    int rc = osync__mkdirs(dir, err);
+    if (rc) return rc;
+    char *path = osync__format("%s/lock", dir);
+    if (!path) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    c->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (c->lock < 0)
+        rc = osync__err_errno(err, errno, "open %s", path);
+    else if (flock(c->lock, LOCK_EX | LOCK_NB))
+        rc = errno == EWOULDBLOCK ? osync__err(err, OSYNC_ECONFIG,
+                                               "data folder %s is in use by another collector: give each its own", dir)
+                                  : osync__err_errno(err, errno, "lock %s", path);
+    free(path);
+    return rc;
+}
+
+/* "<tid>-<pid>" */
+static bool task_key(const char *name, uint64_t *key) {
+    unsigned tid, pid;
+    char again[32];
+    if (sscanf(name, "%u-%u", &tid, &pid) != 2) return false;
+    (void)snprintf(again, sizeof again, "%u-%u", tid, pid);
+    *key = (uint64_t)tid << 32 | pid;
+    return !strcmp(name, again);
+}
+
+/* Removes a folder that holds no progress: it is what a hand-out or a removal left that was cut short. Nobody was told
+ * that it holds something. False: it holds progress. */
+static bool remove_remnant(const osync_collector_t *c, uint64_t key) {
+    osync_error_t err;
+    if (has_progress(c, key)) return false;
+    char *dir = osync__task_dir(c->config.data_dir, key);
+    if (!dir) return false;
+    osync__log(OSYNC_LOG_INFO, "collector: %s holds no task: removed", dir);
+    if (osync__rmtree(dir, &err)) osync__log(OSYNC_LOG_WARN, "collector: %s", err.message);
+    free(dir);
+    return true;
+}
+
+static int load_tasks(osync_collector_t *c, osync_error_t *err) {
+    uint64_t key;
+    DIR *d = opendir(c->config.data_dir);
+    if (!d) return osync__err_errno(err, errno, "open the data folder %s", c->config.data_dir);
+    for (struct dirent *e; (e = readdir(d));)
+        if (task_key(e->d_name, &key) && !remove_remnant(c, key)) load_task(c, key);
+    closedir(d);
+    return 0;
+}
+
+/* "host:port", "[::1]:port" */
+static int split_endpoint(const char *endpoint, char *host, size_t size, int *port, osync_error_t *err) {
+    const char *colon = strrchr(endpoint, ':');
+    char *end = NULL;
+    size_t len = colon ? (size_t)(colon - endpoint) : 0;
+    unsigned long n = colon ? strtoul(colon + 1, &end, 10) : 0;
+    if (!colon || len == 0 || len >= size || end == colon + 1 || *end || n > 65535)
+        return osync__err(err, OSYNC_ECONFIG, "endpoint '%s' isn't host:port", endpoint);
+    const char *from = endpoint;
+    if (from[0] == '[' && len > 2 && from[len - 1] == ']') {
+        from++;
+        len -= 2;
+    }
+    memcpy(host, from, len);
+    host[len] = 0;
+    *port = (int)n;
+    return 0;
+}
+
+static int listen_on(osync_collector_t *c, osync_error_t *err) {
+    char host[256];
+    int port = 0;
+    int rc = split_endpoint(c->config.endpoint, host, sizeof host, &port, err);
+    if (rc) return rc;
+    osync__rpc_server_config_t server = {
+        .host = host,
+        .port = port,
+        .max_body_size = c->config.max_body_size,
+        .json_style = OSYNC__JSON_BRPC,
+        .methods = methods,
+        .n_methods = sizeof methods / sizeof methods[0],
+        .pages = pages,
+        .n_pages = sizeof pages / sizeof pages[0],
+        .arg = c,
+    };
+    rc = osync__rpc_server_new(c->loop, &server, &c->server, err);
+    if (rc) return rc;
+    c->endpoint = osync__format("%.*s:%d", (int)(strrchr(c->config.endpoint, ':') - c->config.endpoint),
+                                c->config.endpoint, osync__rpc_server_port(c->server));
+    if (c->endpoint) c->register_path = osync__format("%s/sync_tool/collector/%s", c->config.zk_root_path, c->endpoint);
+    return c->register_path ? 0 : osync__err(err, OSYNC_ENOMEM, "out of memory");
+}
+
+int osync_collector_start(osync_collector_t *c, osync_error_t *err) {
+    c->started_ms = osync__mono_ms();
+    int rc = lock_data_dir(c, err);
+    if (!rc) rc = listen_on(c, err); /* before it is registered: who finds it can call it */
+    if (!rc) {
+        osync__rpc_client_config_t client = {.max_body_size = c->config.max_body_size, .auth = "sdefault"};
+        rc = osync__rpc_client_new(c->loop, &client, &c->client, err);
+    }
+    if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->pool, err);
+    if (rc) return rc;
+    c->env = (osync__task_env_t){.loop = c->loop,
+                                 .pool = c->pool,
+                                 .client = c->client,
+                                 .config = &c->config,
+                                 .ready = on_ready,
+                                 .ended = on_ended};
+    rc = load_tasks(c, err);
+    if (rc || !c->config.zk_cluster[0]) return rc;
+    osync__zk_config_t zk = {
+        .cluster = c->config.zk_cluster,
+        .session_timeout_ms = c->config.zk_session_timeout_ms,
+        .auth_schema = c->config.zk_auth_schema,
+        .cert = c->config.zk_cert,
+        .on_session = on_session,
+        .arg = c,
+    };
+    return osync__zk_new(c->loop, &zk, &c->zk, err);
+}
+
+int osync_collector_port(const osync_collector_t *c) {
+    return c->server ? osync__rpc_server_port(c->server) : 0;
+}
+
+/* ---- make and end ---- */
+
+static int check_config(const osync_collector_config_t *c, osync_error_t *err) {
+    if (c->size != sizeof *c)
+        return osync__err(err, OSYNC_EINVAL, "collector configuration: made without osync_collector_config_init");
+    if (!c->endpoint || !c->data_dir || !c->data_dir[0])
+        return osync__err(err, OSYNC_ECONFIG, "collector configuration: endpoint and data_dir must be given");
+    if (c->max_pack_size == 0 || c->max_pack_size > c->max_body_size || c->max_body_size > INT32_MAX)
+        return osync__err(
+            err, OSYNC_ECONFIG,
+            "collector configuration: max_pack_size must be from 1 to max_body_size (%llu), and that at most %d",
+            (unsigned long long)c->max_body_size, INT32_MAX);
+    if (c->worker_threads == 0 || c->worker_threads > MAX_THREADS)
+        return osync__err(err, OSYNC_ECONFIG, "collector configuration: worker_threads must be from 1 to %d",
+                          MAX_THREADS);
+    if (c->heartbeat_ms == 0 || c->request_timeout_ms == 0)
+        return osync__err(err, OSYNC_ECONFIG,
+                          "collector configuration: heartbeat_ms and request_timeout_ms must not be 0");
+    return 0;
+}
+
+static void free_collector(osync_collector_t *c) {
+    for (size_t i = 0; i < sizeof c->strings / sizeof c->strings[0]; i++) free(c->strings[i]);
+    free(c->endpoint);
+    free(c->register_path);
+    if (c->lock >= 0) close(c->lock);
+    free(c);
+}
+
+int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_collector_config_t *config,
+                        osync_error_t *err) {
+    int rc = check_config(config, err);
+    if (rc) return rc;
+    osync_collector_t *c = calloc(1, sizeof *c);
+    if (!c) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    c->loop = loop;
+    c->config = *config;
+    c->lock = -1;
+    const char **fields[] = {&c->config.endpoint,       &c->config.zk_cluster, &c->config.zk_root_path,
+                             &c->config.zk_auth_schema, &c->config.zk_cert,    &c->config.data_dir};
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        c->strings[i] = strdup(*fields[i] ? *fields[i] : "");
+        *fields[i] = c->strings[i];
+        if (!c->strings[i]) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
+    }
+    if (rc) {
+        free_collector(c);
+        return rc;
+    }
+    uv_timer_init(loop, &c->register_timer);
+    c->register_timer.data = c;
+    *out = c;
+    return 0;
+}
+
+static void on_part_closed(void *arg) {
+    osync_collector_t *c = arg;
+    if (--c->to_close > 0) return;
+    void (*closed)(void *) = c->closed;
+    void *closed_arg = c->closed_arg;
+    free_collector(c);
+    if (closed) closed(closed_arg);
+}
+
+static void on_timer_closed(uv_handle_t *h) {
+    on_part_closed(h->data);
+}
+
+/* No task is left that uses them. */
+static void close_parts(osync_collector_t *c) {
+    if (c->parts_closing) return;
+    c->parts_closing = true;
+    c->to_close = 1u + (c->server ? 1u : 0u) + (c->client ? 1u : 0u) + (c->pool ? 1u : 0u) + (c->zk ? 1u : 0u);
+    if (c->server) osync__rpc_server_close(c->server, on_part_closed, c);
+    if (c->client) osync__rpc_client_close(c->client, on_part_closed, c);
+    if (c->pool) osync__pool_close(c->pool, on_part_closed, c);
+    if (c->zk) osync__zk_close(c->zk, on_part_closed, c);
+    uv_close((uv_handle_t *)&c->register_timer, on_timer_closed);
+}
+
+void osync_collector_close(osync_collector_t *c, void (*cb)(void *arg), void *arg) {
+    osync__partition_t *p, *next;
+    c->closing = true;
+    c->closed = cb;
+    c->closed_arg = arg;
+    uv_timer_stop(&c->register_timer);
+    HASH_ITER(hh, c->partitions, p, next) {
+        osync__task_t *active = p->active, *incoming = p->incoming;
+        if (incoming) osync__task_end(incoming, false);
+        if (active) osync__task_end(active, false);
+    }
+    if (c->n_tasks == 0) close_parts(c);
+}

@@ -1,2 +1,947 @@
-/* placeholder until the module lands */
-extern int osync__placeholder_collector_reader;
+/* The rows of one partition from its files. Section B of docs/delivery.md in code: how snapshot and log fit together
+ * without a row lost or twice. The files' formats are in format/; the window's storage is window.c. */
+#include "osync/reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "collector/window.h"
+#include "data_sync.pb-c.h"
+#include "format/binlog.h"
+#include "format/row.h"
+#include "format/snapshot.h"
+
+enum {
+    MAX_RANGES = 8,            /* how often a traverse may go on in another snapshot */
+    MAX_ROW = 256 << 20,       /* bytes of one decompressed row */
+    PROBES = 1000,             /* puts before the base that must be explained (find_base) */
+    PROBE_BYTES = 16 << 20,    /* of the file before the base that are looked at for them */
+    BASE_MARGIN_S = 1,         /* a file must have begun this long before the snapshot's minute */
+    SNAPSHOT_MAX_S = 6 * 3600, /* a snapshot is finished at most this long after its minute began */
+    ZONE_STEP_S = 15 * 60,     /* time zones differ by multiples of it */
+    ZONE_MAX_S = 15 * 3600,
+    MAX_MANIFEST = 64 << 10, /* bytes */
+};
+
+typedef struct position {
+    uint64_t next; /* next log index wanted */
+    uint64_t term; /* of entry next-1, with its crc; known or not */
+    uint32_t crc;
+    bool known;
+} position_t;
+
+/* Keys from `from` on (up to the next range's) were read from a snapshot with this base and this window. */
+typedef struct range {
+    osync__buf_t from; /* encoded key; empty: from the beginning */
+    osync__buf_t from_pk;
+    uint64_t from_ts;
+    uint64_t base, tail; /* F and E */
+    position_t at_base;  /* next is base+1 */
+    osync__window_t *window;
+} range_t;
+
+typedef enum stage { TRAVERSE, FOLLOW } stage_t;
+
+/* Memory for one unpacked LogEntry, given back as a whole. */
+typedef struct arena {
+    ProtobufCAllocator allocator;
+    osync__buf_t block; /* only cap is used: data never moves while in use */
+    size_t used;
+} arena_t;
+
+struct osync_reader {
+    const osync_table_t *table; /* &form */
+    osync_table_t form;         /* a shallow copy, with the key form that the snapshot has */
+    osync_phase_t phase;
+    uint64_t start_ts;
+    const volatile int *cancel;
+    uint64_t now; /* wall clock when it was opened: TTL is judged by one time a pass */
+    char *scratch_dir, *snapshot_dir, *snapshot_name;
+    char snapshot_id[96];
+
+    stage_t stage;
+    osync__binlog_t *log;
+    osync__snapshot_t *snapshot;
+    range_t ranges[MAX_RANGES];
+    size_t n_ranges;
+    uint64_t last_tail; /* the largest of the ranges' tails */
+    uint64_t tail_seen;
+
+    /* traverse */
+    osync__entry_t entry; /* read but not delivered yet, if `pending` */
+    bool pending;
+    osync__buf_t pk; /* of the entry before, to count rows of one pk */
+    bool have_pk;
+    uint64_t k;
+    osync__buf_t inflated;
+
+    /* log */
+    position_t at, before; /* after the last record, and before it (for unread) */
+    arena_t arena;
+    osync__buf_t key;
+
+    bool unread, have_row;
+    osync_reader_row_t row;
+    osync__buf_t point;
+};
+
+static int canceled(const osync_reader_t *r, osync_error_t *err) {
+    return r->cancel && __atomic_load_n(r->cancel, __ATOMIC_RELAXED)
+               ? osync__err(err, OSYNC_ECANCELED, "reading was canceled")
+               : 0;
+}
+
+/* ---- LogEntry ---- */
+
+static void *arena_alloc(void *data, size_t size) {
+    arena_t *a = data;
+    size_t at = (a->used + 15) & ~(size_t)15;
+    if (size > a->block.cap || at > a->block.cap - size) return NULL;
+    a->used = at + size;
+    return a->block.data + at;
+}
+
+static void arena_free(void *data, void *p) {
+    (void)data;
+    (void)p;
+}
+
+/* Parses a record's payload; the entry is valid until the next call. */
+static int unpack(osync_reader_t *r, const osync__log_record_t *rec, Openmldb__Api__LogEntry **out,
+                  osync_error_t *err) {
+    arena_t *a = &r->arena;
+    /* Every field costs at most a small struct per two bytes of payload, and repeated fields grow by doubling. */
+    size_t want = rec->len > SIZE_MAX / 128 ? SIZE_MAX : 4096 + rec->len + 64 * (rec->len < 4096 ? rec->len : 4096);
+    for (;;) {
+        a->block.len = 0;
+        if (osync__buf_reserve(&a->block, want)) return osync__err(err, OSYNC_ENOMEM, "log entry: out of memory");
+        a->used = 0;
+        a->allocator = (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = a};
+        *out = openmldb__api__log_entry__unpack(&a->allocator, rec->len, rec->payload);
+        if (*out) return 0;
+        if (want > 64 * rec->len + 65536) break; /* it isn't the room that is missing */
+        want = 128 * rec->len + 131072;
+    }
+    return osync__err(err, OSYNC_ECORRUPT, "binlog file %08u.log, offset %llu: entry %llu doesn't parse as a LogEntry",
+                      rec->file, (unsigned long long)rec->at, (unsigned long long)rec->log_index);
+}
+
+/* What an entry does to the base index. */
+typedef struct effect {
+    enum { NOTHING, PUT, DELETE } kind;
+    const uint8_t *pk; /* DELETE: NULL is every pk */
+    size_t pk_len;
+    uint64_t ts;          /* PUT */
+    const uint8_t *value; /* PUT: decompressed */
+    size_t value_len;
+    uint64_t start, end; /* DELETE: start >= ts > end */
+} effect_t;
+
+/* The key that the entry has for index 0. One logical row is logged in several partitions: only the one with a
+ * dimension of index 0 has it. Old entries without dimensions have it in pk. */
+static bool base_key(const Openmldb__Api__LogEntry *e, const uint8_t **pk, size_t *len) {
+    for (size_t i = 0; i < e->n_dimensions; i++) {
+        const Openmldb__Api__Dimension *d = e->dimensions[i];
+        if ((d->has_idx ? d->idx : 0) == 0) {
+            *pk = d->key.data;
+            *len = d->key.len;
+            return true;
+        }
+    }
+    if (e->n_dimensions == 0 && e->has_pk && e->pk.len > 0) {
+        *pk = e->pk.data;
+        *len = e->pk.len;
+        return true;
+    }
+    return false;
+}
+
+static int effect_of(osync_reader_t *r, const osync__log_record_t *rec, effect_t *out, osync_error_t *err) {
+    Openmldb__Api__LogEntry *e = NULL;
+    int rc = unpack(r, rec, &e, err);
+    if (rc) return rc;
+    *out = (effect_t){.kind = NOTHING};
+    bool keyed = base_key(e, &out->pk, &out->pk_len);
+    if (keyed && !out->pk) out->pk = (const uint8_t *)""; /* an empty key is a key */
+
+    if (e->has_method_type && e->method_type == OPENMLDB__API__METHOD_TYPE__kDelete) {
+        /* Without a key it goes to every index whose ts is made by the clock, or is the column that it names. */
+        bool wide = !keyed && e->n_dimensions == 0 &&
+                    (r->table->ts_column == OSYNC__AUTO_TS || (e->ts_name && !strcmp(e->ts_name, r->table->ts_name)));
+        if (keyed || wide) {
+            out->kind = DELETE;
+            if (wide) out->pk = NULL;
+            out->start = e->has_ts ? e->ts : UINT64_MAX;
+            out->end = e->has_end_ts ? e->end_ts : 0;
+        }
+        return 0;
+    }
+    if (!keyed) return 0;
+    osync_error_t why = {0};
+    rc = e->has_value ? osync__row_uncompress(r->table, e->value.data, e->value.len, MAX_ROW, &r->inflated, &out->value,
+                                              &out->value_len, &why)
+                      : osync__err(&why, OSYNC_ECORRUPT, "a put without a value");
+    if (!rc) rc = osync__row_base_ts(r->table, out->value, out->value_len, e->has_ts ? e->ts : 0, &out->ts, &why);
+    if (rc)
+        return osync__err_wrap(err, &why, "binlog file %08u.log, offset %llu: entry %llu", rec->file,
+                               (unsigned long long)rec->at, (unsigned long long)rec->log_index);
+    out->kind = PUT;
+    return 0;
+}
+
+static int key_of(osync_reader_t *r, const void *pk, size_t pk_len, uint64_t ts, osync_error_t *err) {
+    r->key.len = 0;
+    int rc = osync__key_encode(r->table, pk, pk_len, ts, &r->key);
+    return rc ? osync__err(err, rc, "key: out of memory") : 0;
+}
+
+static void consumed(position_t *at, const osync__log_record_t *rec) {
+    *at = (position_t){
+        .next = rec->log_index + 1, .term = rec->term, .crc = osync__crc32c(0, rec->payload, rec->len), .known = true};
+}
+
+/* ---- the window ---- */
+
+static int open_window(osync_reader_t *r, size_t i, osync_error_t *err) {
+    char dir[4096];
+    range_t *g = &r->ranges[i];
+    if (g->window) return 0;
+    if ((size_t)snprintf(dir, sizeof dir, "%s/window-%zu", r->scratch_dir, i) >= sizeof dir)
+        return osync__err(err, OSYNC_ETOOBIG, "path is too long: %s", r->scratch_dir);
+    int rc = osync__window_new(&g->window, r->table, dir, err);
+    if (!rc && g->tail > g->base) rc = osync__binlog_seek(r->log, g->base + 1, err);
+    for (uint64_t j = g->base; !rc && j < g->tail;) {
+        osync__log_record_t rec;
+        effect_t f;
+        rc = canceled(r, err);
+        if (!rc) rc = osync__binlog_next(r->log, &rec, err);
+        if (rc == OSYNC_EOF)
+            rc = osync__err(err, OSYNC_EDIVERGED,
+                            "the log ends at entry %llu, but an earlier pass has read it up to %llu",
+                            (unsigned long long)j, (unsigned long long)g->tail);
+        if (!rc) rc = effect_of(r, &rec, &f, err);
+        if (rc) break;
+        j = rec.log_index;
+        if (f.kind == PUT) {
+            rc = key_of(r, f.pk, f.pk_len, f.ts, err);
+            if (!rc) rc = osync__window_put(g->window, r->key.data, r->key.len, j, err);
+        } else if (f.kind == DELETE) {
+            rc = osync__window_delete(g->window, f.pk, f.pk_len, f.start, f.end, j, err);
+        }
+    }
+    return rc ? rc : osync__window_ready(g->window, err);
+}
+
+static void drop_ranges(osync_reader_t *r) {
+    for (size_t i = 0; i < r->n_ranges; i++) {
+        osync__window_free(r->ranges[i].window);
+        osync__buf_free(&r->ranges[i].from);
+        osync__buf_free(&r->ranges[i].from_pk);
+    }
+    memset(r->ranges, 0, sizeof r->ranges);
+    r->n_ranges = 0;
+}
+
+static const range_t *range_of(const osync_reader_t *r, const void *key, size_t len) {
+    size_t i = r->n_ranges - 1;
+    while (i > 0 && osync__key_compare(key, len, r->ranges[i].from.data, r->ranges[i].from.len) < 0) i--;
+    return &r->ranges[i];
+}
+
+/* ---- the base F ---- */
+
+/* The latest moment that the minute in the snapshot's name can mean, given that its CURRENT was written afterwards; 0
+ * if none. The name is the tablet's local time: first this machine's own zone is tried (both sides of a clock change,
+ * the earlier counts), then every other. */
+static time_t snapshot_began(const char *name, time_t current_mtime) {
+    struct tm tm = {0};
+    int year, month, day, hour, minute, used = 0;
+    if (sscanf(name, "%4d%2d%2d%2d%2d%n", &year, &month, &day, &hour, &minute, &used) != 5 || used != 12 || name[12])
+        return 0;
+    time_t best = 0;
+    for (int dst = 0; dst <= 1; dst++) {
+        tm =
+            (struct tm){.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day, .tm_hour = hour, .tm_min = minute};
+        tm.tm_isdst = dst;
+        time_t t = mktime(&tm);
+        if (t == (time_t)-1 || t > current_mtime || current_mtime - t > SNAPSHOT_MAX_S) continue;
+        if (!best || t < best) best = t;
+    }
+    if (best) return best;
+    tm = (struct tm){.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day, .tm_hour = hour, .tm_min = minute};
+    time_t utc = timegm(&tm), zone = utc - current_mtime;
+    zone = zone > 0 ? (zone + ZONE_STEP_S - 1) / ZONE_STEP_S * ZONE_STEP_S : zone / ZONE_STEP_S * ZONE_STEP_S;
+    if (zone > ZONE_MAX_S || zone < -ZONE_MAX_S) return 0;
+    return utc - zone;
+}
+
+/* Did file i of the log begin before that moment? Its first entry did, if the file was born before, or if the file
+ * before it was written last before. */
+static bool began_before(const osync__log_file_t *files, size_t i, time_t moment) {
+    struct statx x;
+    moment -= BASE_MARGIN_S;
+    if (!statx(AT_FDCWD, files[i].path, 0, STATX_BTIME, &x) && (x.stx_mask & STATX_BTIME) &&
+        x.stx_btime.tv_sec < moment)
+        return true;
+    if (i == 0 || files[i].number != files[i - 1].number + 1) return false;
+    return !statx(AT_FDCWD, files[i - 1].path, 0, STATX_MTIME, &x) && (x.stx_mask & STATX_MTIME) &&
+           x.stx_mtime.tv_sec < moment;
+}
+
+/* One of the last operations before the base. */
+typedef struct probe {
+    osync__buf_t key; /* PUT: the encoded key */
+    effect_t f;
+    osync__buf_t pk;
+    uint64_t index;
+} probe_t;
+
+static void free_probes(probe_t *p, size_t n) {
+    for (size_t i = 0; p && i < n; i++) {
+        osync__buf_free(&p[i].key);
+        osync__buf_free(&p[i].pk);
+    }
+    free(p);
+}
+
+/* Is the absence of a put explained by a later operation among the probes? */
+static bool explained(const probe_t *ring, size_t first, size_t n, size_t i) {
+    const probe_t *p = &ring[(first + i) % PROBES];
+    for (size_t m = i + 1; m < n; m++) {
+        const probe_t *q = &ring[(first + m) % PROBES];
+        bool same_pk = !q->f.pk || (q->pk.len == p->pk.len && !memcmp(q->pk.data, p->pk.data, p->pk.len));
+        if (q->f.kind == DELETE && same_pk && q->f.start >= p->f.ts && p->f.ts > q->f.end) return true;
+        if (q->f.kind == PUT && q->key.len == p->key.len && !memcmp(q->key.data, p->key.data, p->key.len)) return true;
+    }
+    return false;
+}
+
+/* A clock that was set back can make a file look older than it is. So the last puts before the base must be in the
+ * snapshot, or a later put, delete or TTL must explain why they aren't. Also learns term and crc of entry F. Needs the
+ * range's window. */
+static int check_base(osync_reader_t *r, range_t *g, uint32_t file_before, bool *good, osync_error_t *err) {
+    int rc = 0;
+    size_t first = 0, n = 0;
+    osync__buf_t value = {0};
+    probe_t *ring = calloc(PROBES, sizeof *ring);
+    if (!ring) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    *good = true;
+    rc = osync__binlog_seek_near_end(r->log, file_before, PROBE_BYTES, err);
+    while (!rc) {
+        osync__log_record_t rec;
+        probe_t *p = &ring[(first + n) % PROBES];
+        rc = osync__binlog_next(r->log, &rec, err);
+        if (rc == OSYNC_EOF || (!rc && rec.log_index > g->base)) {
+            rc = 0;
+            break;
+        }
+        if (!rc) rc = effect_of(r, &rec, &p->f, err);
+        if (rc) goto done;
+        consumed(&g->at_base, &rec);
+        if (p->f.kind == NOTHING) continue;
+        p->index = rec.log_index;
+        p->pk.len = p->key.len = 0;
+        if (p->f.pk && osync__buf_append(&p->pk, p->f.pk, p->f.pk_len)) rc = OSYNC_ENOMEM;
+        if (!rc && p->f.kind == PUT) rc = osync__key_encode(r->table, p->f.pk, p->f.pk_len, p->f.ts, &p->key);
+        if (rc) {
+            osync__err(err, rc, "out of memory");
+            goto done;
+        }
+        if (n < PROBES)
+            n++;
+        else
+            first = (first + 1) % PROBES;
+    }
+    if (rc) goto done;
+    if (g->at_base.next != g->base + 1) g->at_base = (position_t){.next = g->base + 1};
+
+    bool counts_rows = r->table->ttl.lat > 0; /* which rows such a TTL has dropped can't be told from here */
+    for (size_t i = 0; i < n && !counts_rows && *good; i++) {
+        probe_t *p = &ring[(first + i) % PROBES];
+        bool covered;
+        if (p->f.kind != PUT || osync__ttl_expired(&r->table->ttl, r->now, p->f.ts, 0)) continue;
+        value.len = 0;
+        rc = osync__snapshot_get(r->snapshot, p->key.data, p->key.len, &value, err);
+        if (rc && rc != OSYNC_ENOENT) goto done;
+        if (rc == 0 || explained(ring, first, n, i)) continue;
+        /* Keys aren't asked in order here, so the window's sequential answer can't be used. */
+        rc = osync__window_touches(g->window, p->key.data, p->key.len, p->pk.len, p->f.ts, &covered, err);
+        if (rc) goto done;
+        *good = covered;
+        if (!covered)
+            osync__log(OSYNC_LOG_WARN,
+                       "snapshot %s lacks the put of log entry %llu, which file times say is older: not trusting file "
+                       "%08u.log",
+                       r->snapshot_name, (unsigned long long)p->index, file_before);
+    }
+    rc = 0;
+done:
+    osync__buf_free(&value);
+    free_probes(ring, PROBES);
+    return rc;
+}
+
+/* Sets base, tail and window of a new range of the open snapshot. */
+static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error_t *err) {
+    range_t *g = &r->ranges[i];
+    const osync__log_file_t *files;
+    uint64_t oldest = 0;
+    struct stat st;
+    char current[4096];
+
+    int rc = osync__binlog_tail(r->log, &g->tail, err);
+    if (rc) return rc;
+    size_t n = osync__binlog_files(r->log, &files);
+    for (size_t f = n; f-- > 0;)
+        if (files[f].has_entry) oldest = files[f].first;
+
+    /* An empty log is expected to begin with entry 1; if it doesn't, that is a gap then. */
+    if (!r->snapshot || rule == OSYNC_BASE_OLDEST || oldest == 0) {
+        if (!r->snapshot && oldest > 1)
+            return osync__err(err, OSYNC_EGAP,
+                              "there is no snapshot, and the binlog begins with entry %llu: entries 1 to %llu are gone",
+                              (unsigned long long)oldest, (unsigned long long)(oldest - 1));
+        g->base = oldest ? oldest - 1 : 0;
+        g->at_base = (position_t){.next = g->base + 1};
+        return open_window(r, i, err);
+    }
+    (void)snprintf(current, sizeof current, "%s/CURRENT", r->snapshot_dir);
+    if (stat(current, &st)) return osync__err_errno(err, errno, "stat %s", current);
+    time_t moment = snapshot_began(r->snapshot_name, st.st_mtime);
+    for (size_t f = n; f-- > 0;) {
+        if (!files[f].has_entry) continue;
+        uint64_t start = files[f].first - 1;
+        if (start > 0 && !(moment && began_before(files, f, moment))) continue;
+        bool good = true;
+        uint32_t before = f > 0 ? files[f - 1].number : 0;
+        g->base = start;
+        g->at_base = (position_t){.next = start + 1};
+        rc = open_window(r, i, err);
+        if (!rc && start > 0 && f > 0) rc = check_base(r, g, before, &good, err);
+        if (rc || good) return rc;
+        osync__window_free(g->window);
+        g->window = NULL;
+        n = osync__binlog_files(r->log, &files); /* reading may have listed the folder again */
+        if (f > n) f = n;
+    }
+    return osync__err(err, OSYNC_EGAP,
+                      "binlog too short: no retained file is proven to have begun before snapshot %s (the oldest "
+                      "retained entry is %llu); "
+                      "take a new snapshot, or start from a newer one",
+                      r->snapshot_name, (unsigned long long)oldest);
+}
+
+/* ---- sync points ---- */
+
+static int set_range_start(osync_reader_t *r, range_t *g, const void *pk, size_t len, uint64_t ts) {
+    int rc = osync__buf_append(&g->from_pk, pk, len);
+    g->from_ts = ts;
+    return rc ? rc : osync__key_encode(r->table, pk, len, ts, &g->from);
+}
+
+static int take_ranges(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_error_t *err) {
+    if (p->n_ranges > MAX_RANGES)
+        return osync__err(err, OSYNC_ECORRUPT, "sync point with %zu ranges; at most %d are possible", p->n_ranges,
+                          MAX_RANGES);
+    for (size_t i = 0; i < p->n_ranges; i++) {
+        const Openmldb__Datasync__SyncRange *m = p->ranges[i];
+        range_t *g = &r->ranges[r->n_ranges++];
+        if (i > 0 && set_range_start(r, g, m->pk.data, m->pk.len, m->ts))
+            return osync__err(err, OSYNC_ENOMEM, "sync point: out of memory");
+        g->base = m->window_base;
+        g->tail = m->window_tail;
+        g->at_base =
+            (position_t){.next = g->base + 1, .term = m->base_term, .crc = m->base_crc, .known = m->has_base_crc};
+        if (g->tail > r->last_tail) r->last_tail = g->tail;
+        if (g->tail < g->base) return osync__err(err, OSYNC_ECORRUPT, "sync point: a window that ends before its base");
+    }
+    return 0;
+}
+
+/* B(b)2: entry next-1 must be the one that was read. Another log with the same numbers would otherwise go on unnoticed.
+ */
+static int check_log_matches(osync_reader_t *r, const position_t *at, osync_error_t *err) {
+    osync__log_record_t rec;
+    position_t found;
+    if (at->next <= 1 || !at->known) return 0;
+    unsigned long long index = (unsigned long long)at->next - 1;
+    int rc = osync__binlog_seek(r->log, at->next - 1, err);
+    if (!rc) rc = osync__binlog_next(r->log, &rec, err);
+    if (rc == OSYNC_EOF)
+        return osync__err(err, OSYNC_EDIVERGED, "the log ends before entry %llu, which has been read earlier", index);
+    if (rc) return rc;
+    consumed(&found, &rec);
+    if (found.term != at->term || found.crc != at->crc)
+        return osync__err(err, OSYNC_EDIVERGED,
+                          "the log has diverged: entry %llu (file %08u.log) has term %llu and crc %08x, but term %llu "
+                          "and crc %08x were read earlier",
+                          index, rec.file, (unsigned long long)found.term, found.crc, (unsigned long long)at->term,
+                          at->crc);
+    return 0;
+}
+
+/* Where the log phase begins: after the least base of all ranges. */
+static position_t log_start(const osync_reader_t *r) {
+    const range_t *least = &r->ranges[0];
+    for (size_t i = 1; i < r->n_ranges; i++)
+        if (r->ranges[i].base < least->base) least = &r->ranges[i];
+    return least->at_base;
+}
+
+/* The log phase begins: every window is needed, since a key's range decides. */
+static int begin_follow(osync_reader_t *r, osync_error_t *err) {
+    int rc = 0;
+    for (size_t i = 0; !rc && i < r->n_ranges; i++) rc = open_window(r, i, err);
+    if (!rc) rc = osync__binlog_seek(r->log, r->at.next, err);
+    r->stage = FOLLOW;
+    return rc;
+}
+
+/* Positions the traverse at (pk, ts), inclusive, and counts the rows of that pk that are newer. */
+static int seek_traverse(osync_reader_t *r, const void *pk, size_t len, uint64_t ts, osync_error_t *err) {
+    osync__buf_t from = {0};
+    int rc = osync__key_encode(r->table, pk, len, UINT64_MAX, &from);
+    if (rc) osync__err(err, rc, "key: out of memory");
+    if (!rc) rc = osync__snapshot_seek(r->snapshot, from.data, from.len, err);
+    from.len = 0;
+    if (!rc) rc = osync__key_encode(r->table, pk, len, ts, &from);
+    while (!rc) {
+        rc = osync__snapshot_next(r->snapshot, &r->entry, err);
+        if (rc) break;
+        if (osync__key_compare(r->entry.key, r->entry.key_len, from.data, from.len) >= 0) {
+            r->pending = true;
+            break;
+        }
+        r->k++;
+        r->have_pk = true;
+    }
+    if (rc == OSYNC_EOF) rc = 0;
+    if (!rc && r->have_pk && osync__buf_append(&r->pk, pk, len)) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
+    osync__buf_free(&from);
+    return rc;
+}
+
+static int open_snapshot(osync_reader_t *r, osync_error_t *err) {
+    struct stat st;
+    char current[4096];
+    if (!r->snapshot_dir) return 0;
+    (void)snprintf(current, sizeof current, "%s/CURRENT", r->snapshot_dir);
+    if (stat(current, &st)) return osync__err_errno(err, errno, "stat %s", current);
+    /* A hard link shares inode and time with what it was made from, and no other checkpoint has both. */
+    (void)snprintf(r->snapshot_id, sizeof r->snapshot_id, "%llx-%llx-%llx.%09lx", (unsigned long long)st.st_dev,
+                   (unsigned long long)st.st_ino, (unsigned long long)st.st_mtim.tv_sec,
+                   (unsigned long)st.st_mtim.tv_nsec);
+    int rc = osync__snapshot_open(&r->snapshot, r->table, r->snapshot_dir, err);
+    if (!rc) r->form.multi_ts = osync__snapshot_multi_ts(r->snapshot);
+    return rc;
+}
+
+static int start_fresh(osync_reader_t *r, osync_base_t rule, osync_error_t *err) {
+    r->n_ranges = 1;
+    int rc = find_base(r, 0, rule, err);
+    if (rc) return rc;
+    r->last_tail = r->ranges[0].tail;
+    if (!r->snapshot) {
+        r->at = (position_t){.next = 1};
+        return begin_follow(r, err);
+    }
+    r->stage = TRAVERSE;
+    return osync__snapshot_seek(r->snapshot, NULL, 0, err);
+}
+
+/* B(b) 4 to 7: the traverse goes on at (pk, ts) in another snapshot than it began in. */
+static int continue_in_other_snapshot(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_base_t rule,
+                                      osync_error_t *err) {
+    if (!r->snapshot)
+        return osync__err(err, OSYNC_EGAP, "the traverse of snapshot %s isn't finished, and there is no snapshot now",
+                          p->snapshot_name ? p->snapshot_name : "?");
+    if (p->has_multi_ts && p->multi_ts != (protobuf_c_boolean)r->table->multi_ts)
+        return osync__err(err, OSYNC_ENOTSUP, "the base index's keys have another form than when the traverse began");
+    range_t *last = &r->ranges[r->n_ranges - 1];
+    uint64_t old_base = last->base;
+    position_t old_at = last->at_base;
+    osync__buf_t key = {0};
+    int rc = osync__key_encode(r->table, p->pk.data, p->pk.len, p->ts, &key);
+    bool nothing_read =
+        !rc && last->from.len == key.len && (key.len == 0 || !memcmp(last->from.data, key.data, key.len));
+    osync__buf_free(&key);
+    if (rc) return osync__err(err, rc, "key: out of memory");
+    size_t i = r->n_ranges - 1;
+    if (!nothing_read) {
+        if (r->n_ranges == MAX_RANGES)
+            return osync__err(err, OSYNC_EGAP, "the traverse has gone on in %d snapshots already: start anew",
+                              MAX_RANGES);
+        i = r->n_ranges++;
+        if (set_range_start(r, &r->ranges[i], p->pk.data, p->pk.len, p->ts))
+            return osync__err(err, OSYNC_ENOMEM, "sync point: out of memory");
+    }
+    range_t *g = &r->ranges[i];
+    rc = find_base(r, i, rule, err);
+    if (rc) return rc;
+    if (g->base > old_base) { /* never raised: below P only the old base tells what is new */
+        osync__window_free(g->window);
+        g->window = NULL;
+        g->base = old_base;
+        g->at_base = old_at;
+        rc = open_window(r, i, err);
+    }
+    if (g->tail > r->last_tail) r->last_tail = g->tail;
+    return rc;
+}
+
+static int start_at(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_base_t rule, osync_error_t *err) {
+    const osync__log_file_t *files;
+    if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) {
+        osync__snapshot_close(r->snapshot);
+        r->snapshot = NULL;
+        if (p->has_multi_ts)
+            r->form.multi_ts = p->multi_ts; /* the ranges are compared in the form that the traverse had */
+    }
+    int rc = take_ranges(r, p, err);
+    if (rc) return rc;
+    if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) {
+        r->at = (position_t){.next = p->has_offset && p->offset > 0 ? p->offset : 1,
+                             .term = p->last_term,
+                             .crc = p->last_crc,
+                             .known = p->has_last_crc};
+        rc = check_log_matches(r, &r->at, err);
+        return rc ? rc : begin_follow(r, err);
+    }
+    if (p->n_ranges == 0) {
+        if (p->has_pk)
+            return osync__err(err, OSYNC_ENOTSUP,
+                              "a sync point in the middle of a snapshot that doesn't say which one it was: start anew");
+        return start_fresh(r, rule, err);
+    }
+    size_t last = r->n_ranges - 1;
+    rc = check_log_matches(r, &r->ranges[last].at_base, err);
+    if (rc) return rc;
+    uint64_t need = log_start(r).next, oldest = 0;
+    size_t n = osync__binlog_files(r->log, &files);
+    for (size_t f = n; f-- > 0;)
+        if (files[f].has_entry) oldest = files[f].first;
+    if (oldest > need)
+        return osync__err(err, OSYNC_EGAP, "the log begins with entry %llu, but entries %llu to %llu are still needed",
+                          (unsigned long long)oldest, (unsigned long long)need, (unsigned long long)oldest - 1);
+    if (p->snapshot_id && r->snapshot && !strcmp(p->snapshot_id, r->snapshot_id))
+        rc = open_window(r, last, err);
+    else
+        rc = continue_in_other_snapshot(r, p, rule, err);
+    r->stage = TRAVERSE;
+    if (rc) return rc;
+    if (!p->has_pk) return osync__snapshot_seek(r->snapshot, NULL, 0, err);
+    return seek_traverse(r, p->pk.data, p->pk.len, p->ts, err);
+}
+
+/* ---- open and close ---- */
+
+int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err) {
+    char path[4096];
+    osync__buf_t text = {0};
+    osync__manifest_t m;
+    osync_error_t why = {0};
+    if ((size_t)snprintf(path, sizeof path, "%s/MANIFEST", dir) >= sizeof path)
+        return osync__err(err, OSYNC_ETOOBIG, "path is too long: %s", dir);
+    int rc = osync__read_file(path, MAX_MANIFEST, &text, err);
+    if (!rc) {
+        rc = osync__manifest_parse((const char *)text.data, text.len, &m, &why);
+        if (rc)
+            osync__err_wrap(err, &why, "%s", path);
+        else
+            memcpy(out->name, m.name, sizeof out->name);
+    }
+    osync__buf_free(&text);
+    return rc;
+}
+
+void osync_reader_config_init(osync_reader_config_t *config) {
+    *config = (osync_reader_config_t){.size = sizeof *config};
+}
+
+static char *copy_string(const char *s, int *rc) {
+    char *copy = s ? strdup(s) : NULL;
+    if (s && !copy) *rc = OSYNC_ENOMEM;
+    return copy;
+}
+
+static int open_point(osync_reader_t *r, const osync_reader_config_t *c, osync_error_t *err) {
+    if (!c->point || c->point_len == 0) return start_fresh(r, c->base, err);
+    Openmldb__Datasync__SyncPoint *p = openmldb__datasync__sync_point__unpack(NULL, c->point_len, c->point);
+    if (!p) return osync__err(err, OSYNC_ECORRUPT, "the sync point to go on from doesn't parse");
+    int rc = start_at(r, p, c->base, err);
+    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    return rc;
+}
+
+int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *c,
+                      osync_error_t *err) {
+    if (c->phase == OSYNC_PHASE_SNAPSHOT ? !c->snapshot_dir : !c->binlog_dir)
+        return osync__err(err, OSYNC_EINVAL, "a reader of this phase needs a %s folder",
+                          c->phase == OSYNC_PHASE_SNAPSHOT ? "snapshot" : "binlog");
+    if (c->phase == OSYNC_PHASE_ALL && !c->scratch_dir)
+        return osync__err(err, OSYNC_EINVAL, "a reader of all phases needs a scratch folder");
+    if (c->snapshot_dir && c->base == OSYNC_BASE_AUTO && c->phase == OSYNC_PHASE_ALL && !c->snapshot_name)
+        return osync__err(err, OSYNC_EINVAL, "to find the base, the snapshot's name is needed");
+    osync_reader_t *r = calloc(1, sizeof *r);
+    if (!r) return osync__err(err, OSYNC_ENOMEM, "reader: out of memory");
+    int rc = 0;
+    r->form = *table;
+    r->table = &r->form;
+    r->phase = c->phase;
+    r->start_ts = c->start_ts;
+    r->cancel = c->cancel;
+    r->now = osync__wall_ms();
+    r->scratch_dir = copy_string(c->scratch_dir, &rc);
+    r->snapshot_dir = copy_string(c->snapshot_dir, &rc);
+    r->snapshot_name = copy_string(c->snapshot_name, &rc);
+    if (rc) osync__err(err, rc, "reader: out of memory");
+    if (!rc && c->phase != OSYNC_PHASE_BINLOG) rc = open_snapshot(r, err);
+    if (!rc && c->phase != OSYNC_PHASE_SNAPSHOT) rc = osync__binlog_open(&r->log, c->binlog_dir, err);
+    if (!rc && r->log) rc = osync__binlog_tail(r->log, &r->tail_seen, err);
+    if (!rc) switch (c->phase) {
+        case OSYNC_PHASE_ALL:
+            rc = open_point(r, c, err);
+            break;
+        case OSYNC_PHASE_SNAPSHOT:
+            rc = osync__snapshot_seek(r->snapshot, NULL, 0, err);
+            break;
+        case OSYNC_PHASE_BINLOG:
+            r->stage = FOLLOW;
+            rc = osync__binlog_seek(r->log, c->from, err);
+            break;
+        }
+    if (rc)
+        osync_reader_close(r);
+    else
+        *out = r;
+    return rc;
+}
+
+void osync_reader_close(osync_reader_t *r) {
+    if (!r) return;
+    drop_ranges(r);
+    osync__snapshot_close(r->snapshot);
+    osync__binlog_close(r->log);
+    osync__buf_free(&r->pk);
+    osync__buf_free(&r->inflated);
+    osync__buf_free(&r->arena.block);
+    osync__buf_free(&r->key);
+    osync__buf_free(&r->point);
+    free(r->scratch_dir);
+    free(r->snapshot_dir);
+    free(r->snapshot_name);
+    free(r);
+}
+
+/* ---- rows ---- */
+
+/* The traverse's next row, or OSYNC_EOF at the snapshot's end. */
+static int next_traversed(osync_reader_t *r, osync_error_t *err) {
+    for (;;) {
+        osync__entry_t *e = &r->entry;
+        bool covered = false;
+        int rc = canceled(r, err);
+        if (!rc && !r->pending) rc = osync__snapshot_next(r->snapshot, e, err);
+        if (rc) return rc;
+        r->pending = false;
+
+        bool same = r->have_pk && r->pk.len == e->pk_len && (e->pk_len == 0 || !memcmp(r->pk.data, e->key, e->pk_len));
+        r->k = same ? r->k + 1 : 1;
+        if (!same) {
+            r->pk.len = 0;
+            r->have_pk = true;
+            if (osync__buf_append(&r->pk, e->key, e->pk_len)) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+        }
+        if (osync__ttl_expired(&r->table->ttl, r->now, e->ts, r->k) || e->ts < r->start_ts) continue;
+        if (r->n_ranges > 0)
+            rc = osync__window_covers(r->ranges[r->n_ranges - 1].window, e->key, e->key_len, e->pk_len, e->ts, &covered,
+                                      err);
+        if (rc) return rc;
+        if (covered) continue;
+
+        const uint8_t *value;
+        size_t len;
+        rc = osync__row_uncompress(r->table, e->value, e->value_len, MAX_ROW, &r->inflated, &value, &len, err);
+        if (rc) return rc;
+        r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_SNAPSHOT,
+                                      .pk = e->key,
+                                      .pk_len = e->pk_len,
+                                      .ts = e->ts,
+                                      .value = value,
+                                      .value_len = len};
+        return 0;
+    }
+}
+
+/* Is entry `index`, a put of `key`, delivered by the log, or is its row in what the snapshots have given? */
+static int log_delivers(osync_reader_t *r, const effect_t *f, uint64_t index, bool *yes, osync_error_t *err) {
+    *yes = true;
+    if (r->phase == OSYNC_PHASE_BINLOG) {
+        *yes = f->ts >= r->start_ts;
+        return 0;
+    }
+    if (f->ts < r->start_ts || osync__ttl_expired(&r->table->ttl, r->now, f->ts, 0)) {
+        *yes = false;
+        return 0;
+    }
+    if (r->n_ranges == 0) return 0;
+    int rc = key_of(r, f->pk, f->pk_len, f->ts, err);
+    if (rc) return rc;
+    const range_t *g = range_of(r, r->key.data, r->key.len);
+    if (index <= g->base)
+        *yes = false;
+    else if (index <= g->tail)
+        rc = osync__window_is_last(g->window, r->key.data, r->key.len, f->pk_len, f->ts, index, yes, err);
+    return rc;
+}
+
+static int next_logged(osync_reader_t *r, osync_error_t *err) {
+    for (;;) {
+        osync__log_record_t rec;
+        effect_t f;
+        bool yes = false;
+        int rc = canceled(r, err);
+        if (!rc) rc = osync__binlog_next(r->log, &rec, err);
+        if (!rc) rc = effect_of(r, &rec, &f, err);
+        if (rc) return rc;
+        if (r->n_ranges > 0 && rec.log_index > r->last_tail) drop_ranges(r);
+        if (f.kind == PUT) rc = log_delivers(r, &f, rec.log_index, &yes, err);
+        if (rc) return rc;
+        r->before = r->at;
+        consumed(&r->at, &rec);
+        if (rec.log_index > r->tail_seen) r->tail_seen = rec.log_index;
+        if (!yes) continue;
+        r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_BINLOG,
+                                      .offset = rec.log_index,
+                                      .pk = f.pk,
+                                      .pk_len = f.pk_len,
+                                      .ts = f.ts,
+                                      .value = f.value,
+                                      .value_len = f.value_len};
+        return 0;
+    }
+}
+
+int osync_reader_next(osync_reader_t *r, osync_reader_row_t *row, osync_error_t *err) {
+    int rc = 0;
+    if (r->unread) {
+        r->unread = false;
+        *row = r->row;
+        return 0;
+    }
+    r->have_row = false;
+    if (r->stage == TRAVERSE) {
+        rc = next_traversed(r, err);
+        if (rc == OSYNC_EOF && r->phase == OSYNC_PHASE_ALL) {
+            r->at = log_start(r);
+            osync__snapshot_close(r->snapshot);
+            r->snapshot = NULL;
+            rc = begin_follow(r, err);
+            if (!rc) rc = next_logged(r, err);
+        }
+    } else {
+        rc = next_logged(r, err);
+    }
+    if (rc) return rc;
+    r->have_row = true;
+    *row = r->row;
+    return 0;
+}
+
+void osync_reader_unread(osync_reader_t *r) {
+    if (r->have_row) r->unread = true;
+}
+
+static int pack_point(osync_reader_t *r, Openmldb__Datasync__SyncPoint *p, osync_error_t *err) {
+    Openmldb__Datasync__SyncRange ranges[MAX_RANGES], *list[MAX_RANGES];
+    bool with_ranges = r->n_ranges > 0 && (r->stage == TRAVERSE || p->offset <= r->last_tail);
+    for (size_t i = 0; with_ranges && i < r->n_ranges; i++) {
+        const range_t *g = &r->ranges[i];
+        openmldb__datasync__sync_range__init(&ranges[i]);
+        if (i > 0) {
+            ranges[i].has_pk = ranges[i].has_ts = true;
+            ranges[i].pk = (ProtobufCBinaryData){.data = g->from_pk.data, .len = g->from_pk.len};
+            ranges[i].ts = g->from_ts;
+        }
+        ranges[i].has_window_base = ranges[i].has_window_tail = true;
+        ranges[i].window_base = g->base;
+        ranges[i].window_tail = g->tail;
+        ranges[i].has_base_term = ranges[i].has_base_crc = g->at_base.known;
+        ranges[i].base_term = g->at_base.term;
+        ranges[i].base_crc = g->at_base.crc;
+        list[i] = &ranges[i];
+        p->n_ranges = i + 1;
+    }
+    p->ranges = list;
+    p->has_multi_ts = with_ranges;
+    p->multi_ts = r->form.multi_ts;
+    r->point.len = 0;
+    size_t size = openmldb__datasync__sync_point__get_packed_size(p);
+    if (osync__buf_reserve(&r->point, size)) return osync__err(err, OSYNC_ENOMEM, "sync point: out of memory");
+    r->point.len = openmldb__datasync__sync_point__pack(p, r->point.data);
+    return 0;
+}
+
+int osync_reader_point(osync_reader_t *r, const void **point, size_t *len, osync_error_t *err) {
+    Openmldb__Datasync__SyncPoint p;
+    openmldb__datasync__sync_point__init(&p);
+    int rc = 0;
+    if (r->phase != OSYNC_PHASE_ALL)
+        return osync__err(err, OSYNC_EINVAL, "only a reader of all phases has sync points");
+
+    bool unread_traversed = r->unread && r->row.phase == OSYNC_PHASE_SNAPSHOT;
+    if (r->stage == TRAVERSE && !unread_traversed && !r->pending) {
+        /* The point names the next entry, so it has to be seen. */
+        rc = osync__snapshot_next(r->snapshot, &r->entry, err);
+        r->have_row = false; /* what the row pointed to is gone */
+        if (!rc) r->pending = true;
+        if (rc && rc != OSYNC_EOF) return rc;
+    }
+    if (r->stage == TRAVERSE && (unread_traversed || r->pending)) {
+        p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+        const osync__entry_t *e = &r->entry;
+        p.has_pk = p.has_ts = true;
+        union {
+            const uint8_t *from;
+            uint8_t *to;
+        } key = {.from = e->key}; /* protobuf-c has no const, and doesn't write */
+        p.pk = (ProtobufCBinaryData){.data = key.to, .len = e->pk_len};
+        p.ts = e->ts;
+        p.snapshot_name = r->snapshot_name;
+        p.snapshot_id = r->snapshot_id;
+    } else {
+        position_t at = r->unread ? r->before : r->at;
+        if (r->stage == TRAVERSE) at = log_start(r); /* the snapshot is at its end */
+        p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG;
+        p.has_offset = true;
+        p.offset = at.next;
+        p.has_last_term = p.has_last_crc = at.known;
+        p.last_term = at.term;
+        p.last_crc = at.crc;
+    }
+    rc = pack_point(r, &p, err);
+    *point = r->point.data;
+    *len = r->point.len;
+    return rc;
+}
+
+void osync_reader_progress(const osync_reader_t *r, osync_reader_progress_t *out) {
+    *out = (osync_reader_progress_t){
+        .traversing = r->stage == TRAVERSE,
+        .snapshot_rows = r->snapshot ? osync__snapshot_estimate(r->snapshot) : 0,
+        .next = r->stage == TRAVERSE ? 0 : r->at.next,
+        .tail = r->tail_seen,
+    };
+}
+
+void osync_reader_window(const osync_reader_t *r, uint64_t *base, uint64_t *tail) {
+    *base = r->n_ranges ? r->ranges[0].base : 0;
+    *tail = r->n_ranges ? r->ranges[0].tail : 0;
+}

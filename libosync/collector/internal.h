@@ -1,0 +1,86 @@
+/* What collector.c (the port, ZooKeeper, the set of tasks) and task.c (one partition) know of each other. Loop thread
+ * only. */
+#ifndef OSYNC_COLLECTOR_INTERNAL_H
+#define OSYNC_COLLECTOR_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uthash.h>
+#include <uv.h>
+
+#include "base/buf.h"
+#include "base/pool.h"
+#include "data_sync.pb-c.h"
+#include "net/rpc.h"
+#include "osync/collector.h"
+
+typedef struct osync__task osync__task_t;
+
+/* One partition. While a new task is set up, the one it replaces goes on until the tablet has answered. */
+typedef struct osync__partition {
+    uint64_t key; /* tid << 32 | pid */
+    osync_collector_t *collector;
+    osync__task_t *active;
+    osync__task_t *incoming;
+    unsigned tasks; /* that are not freed yet: these two, and those that are ending */
+    UT_hash_handle hh;
+} osync__partition_t;
+
+/* What tasks share. */
+typedef struct osync__task_env {
+    uv_loop_t *loop;
+    osync__pool_t *pool;
+    osync__rpc_client_t *client;
+    const osync_collector_config_t *config;
+    /* A handed-out task is set up, and takes the place of the active one, which has ended. */
+    void (*ready)(osync__task_t *task);
+    /* The task has ended and is freed after this returns. `untaken`: it was handed out and never set up, so that a task
+     * before it may still be stored in the folder. */
+    void (*ended)(osync__task_t *task, bool untaken);
+} osync__task_env_t;
+
+/* Takes `request` in any case. `call`: the AddSyncTask to answer; NULL: a stored task, which tries again until it
+ * succeeds. */
+int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__partition_t *partition,
+                    Openmldb__Datasync__AddSyncTaskRequest *request, osync__rpc_call_t *call, osync_error_t *err);
+/* Something that it waits for has happened: go on. */
+void osync__task_go_on(osync__task_t *task);
+/* Ends it: open calls are answered or canceled, the worker's job is waited for, then `ended` is called. `remove`: its
+ * folder goes too. */
+void osync__task_end(osync__task_t *task, bool remove);
+
+const char *osync__task_token(const osync__task_t *task);
+osync__partition_t *osync__task_partition(const osync__task_t *task);
+/* True until the tablet has answered: its place can be taken by a newer one. */
+bool osync__task_replaceable(const osync__task_t *task);
+
+typedef struct osync__task_status {
+    uint32_t tid, pid;
+    const char *state, *reason, *scheduler, *tablet; /* valid until the loop goes on */
+    bool failed;
+    char point[128], committed[128];
+    uint64_t rows_sent, log_tail, snapshot_rows, link_files, link_bytes, pinned_bytes;
+} osync__task_status_t;
+
+void osync__task_status(const osync__task_t *task, osync__task_status_t *out);
+
+/* <data_dir>/<tid>-<pid>, the caller's to free; NULL: out of memory. And the file in it. */
+char *osync__task_dir(const char *data_dir, uint64_t key);
+#define OSYNC__TASK_PROGRESS "task.progress"
+
+/* printf into memory of the caller's (free); NULL: out of memory. */
+char *osync__format(const char *fmt, ...) OSYNC_PRINTF(1, 2);
+
+/* Answers AddSyncTask. */
+void osync__answer(osync__rpc_call_t *call, int code, const char *message);
+
+/* GET /status: text, or JSON with ?format=json. */
+typedef struct osync__status_page {
+    const char *endpoint;
+    uint64_t uptime_ms;
+    bool registered;
+    const osync__partition_t *partitions; /* a uthash */
+} osync__status_page_t;
+void osync__status_reply(osync__rpc_call_t *call, const osync__status_page_t *page);
+
+#endif

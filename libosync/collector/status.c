@@ -1,0 +1,78 @@
+/* GET /status of the collector: what it does now, as text or JSON. */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "collector/internal.h"
+#include "osync/version.h"
+
+static json_t *task_json(const osync__task_status_t *s) {
+    return json_pack("{s:I, s:I, s:s, s:b, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "tid",
+                     (json_int_t)s->tid, "pid", (json_int_t)s->pid, "state", s->state, "failed", s->failed, "reason",
+                     s->reason, "tablet", s->tablet, "scheduler", s->scheduler, "point", s->point, "committed",
+                     s->committed, "rows_sent", (json_int_t)s->rows_sent, "snapshot_rows", (json_int_t)s->snapshot_rows,
+                     "log_tail", (json_int_t)s->log_tail, "linked_files", (json_int_t)s->link_files, "linked_bytes",
+                     (json_int_t)s->link_bytes, "pinned_bytes", (json_int_t)s->pinned_bytes);
+}
+
+static void reply_json(osync__rpc_call_t *call, const osync__status_page_t *page) {
+    osync__task_status_t s;
+    json_t *tasks = json_array();
+    for (const osync__partition_t *p = page->partitions; p; p = p->hh.next) {
+        const osync__task_t *t = p->active ? p->active : p->incoming;
+        if (!t) continue;
+        osync__task_status(t, &s);
+        json_t *task = task_json(&s);
+        /* A reason may hold a peer's bytes that are no UTF-8. */
+        if (!task)
+            task = json_pack("{s:I, s:I, s:s}", "tid", (json_int_t)s.tid, "pid", (json_int_t)s.pid, "state", s.state);
+        json_array_append_new(tasks, task);
+    }
+    json_t *all = json_pack("{s:s, s:s, s:I, s:b, s:o}", "version", OSYNC_VERSION, "endpoint", page->endpoint,
+                            "uptime_ms", (json_int_t)page->uptime_ms, "registered", page->registered, "tasks", tasks);
+    char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
+    if (text)
+        osync__rpc_reply_http(call, 200, "application/json", text, strlen(text));
+    else
+        osync__rpc_reply_http(call, 500, "text/plain", "out of memory\n", 14);
+    free(text);
+    json_decref(all);
+}
+
+static int print_task(osync__buf_t *b, const osync__task_status_t *s) {
+    return osync__buf_printf(
+        b,
+        "\n[%u-%u]\nstate: %s\nreason: %s\ntablet: %s\nscheduler: %s\naccepted: %s\ncommitted: %s\nrows_sent: %llu\n"
+        "snapshot_rows (estimate): %llu\nlog_tail: %llu\nlinks: %llu files, %llu bytes (%llu that only they keep)\n",
+        s->tid, s->pid, s->state, s->reason[0] ? s->reason : "-", s->tablet, s->scheduler, s->point, s->committed,
+        (unsigned long long)s->rows_sent, (unsigned long long)s->snapshot_rows, (unsigned long long)s->log_tail,
+        (unsigned long long)s->link_files, (unsigned long long)s->link_bytes, (unsigned long long)s->pinned_bytes);
+}
+
+static void reply_text(osync__rpc_call_t *call, const osync__status_page_t *page) {
+    osync__task_status_t s;
+    osync__buf_t b = {0};
+    size_t n = 0;
+    for (const osync__partition_t *p = page->partitions; p; p = p->hh.next) n++;
+    int rc = osync__buf_printf(&b, "version: %s\nendpoint: %s\nuptime: %llu s\nregistered: %s\ntasks: %zu\n",
+                               OSYNC_VERSION, page->endpoint, (unsigned long long)(page->uptime_ms / 1000),
+                               page->registered ? "yes" : "no", n);
+    for (const osync__partition_t *p = page->partitions; !rc && p; p = p->hh.next) {
+        const osync__task_t *t = p->active ? p->active : p->incoming;
+        if (!t) continue;
+        osync__task_status(t, &s);
+        rc = print_task(&b, &s);
+    }
+    if (rc)
+        osync__rpc_reply_http(call, 500, "text/plain", "out of memory\n", 14);
+    else
+        osync__rpc_reply_http(call, 200, "text/plain", b.data, b.len);
+    osync__buf_free(&b);
+}
+
+void osync__status_reply(osync__rpc_call_t *call, const osync__status_page_t *page) {
+    if (strstr(osync__rpc_query(call), "format=json"))
+        reply_json(call, page);
+    else
+        reply_text(call, page);
+}

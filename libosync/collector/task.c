@@ -1,0 +1,1172 @@
+/* One partition: asks its TabletServer where the files are, links them, reads rows on a worker and sends them to its
+ * scheduler.
+ *
+ * Two lanes run side by side. The work lane has at most one job on the pool at a time (link, open, fill a pack, store
+ * what is committed), so that the reader and the links are never touched by two threads. The send lane has at most one
+ * SendData under way. Between them are at most two packs. Whatever ends a task waits until both lanes are empty;
+ * nothing else is shared with other tasks. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "collector/internal.h"
+#include "collector/links.h"
+#include "osync/reader.h"
+#include "osync/table.h"
+#include "tablet.pb-c.h"
+
+enum {
+    MAX_PACKS = 2,
+    BACKOFF_MIN_MS = 200,
+    BACKOFF_MAX_MS = 5000,
+    FILL_MS = 1000,          /* a pack that has rows goes out after this time although it isn't full */
+    FILL_CHECK = 64,         /* rows between two looks at the clock */
+    MESSAGE_OVERHEAD = 4096, /* bytes of a SendData besides its rows, points and token */
+    MISSING_TRIES = 3,       /* in a row, that files the reader needs are gone */
+    SCHEMA_TRIES = 10,       /* in a row, that the tablet's schema doesn't know a row's version */
+    KEY_SHOWN = 64,          /* bytes of a key in a message */
+};
+
+#define TABLET_SERVICE "openmldb.api.TabletServer"
+
+typedef enum stage { ASK_STATUS, ASK_SCHEMA, LINK, RUN } stage_t;
+
+typedef struct pack {
+    osync__buf_t rows, next; /* next: serialized SyncPoint */
+    uint64_t count;
+    bool finished;
+} pack_t;
+
+struct osync__task {
+    const osync__task_env_t *env;
+    osync__partition_t *partition;
+    Openmldb__Datasync__AddSyncTaskRequest *request; /* sync_point is set only while it is being stored */
+    osync__rpc_call_t *call;                         /* AddSyncTask that waits for its answer */
+    bool handed_out;                                 /* by AddSyncTask, in contrast to a stored one */
+    bool fresh;                                      /* starts at the beginning: nothing in the folder is of use */
+    bool ready;                                      /* takes part in sending */
+    bool linked;
+    char *dir, *progress_path, *binlog_dir, *data_dir, *scratch_dir;
+    char *snapshot_source, *binlog_source;
+    osync_table_t *table;
+
+    stage_t stage;
+    const char *state;
+    osync_error_t problem;      /* of the work lane; code 0: none */
+    osync_error_t send_problem; /* of the send lane */
+    bool failed;
+
+    /* serialized SyncPoints */
+    osync__buf_t point;     /* accepted by the scheduler */
+    osync__buf_t committed; /* stored in task.progress, or about to be */
+    bool want_commit;
+
+    /* work lane */
+    osync__job_t job;
+    void (*job_done)(osync__task_t *t, int rc, osync_error_t *err);
+    int (*job_work)(osync__task_t *t, osync_error_t *err);
+    int job_rc;
+    osync_error_t job_err;
+    bool busy;
+    volatile int cancel;
+    uv_timer_t work_timer;
+    uint64_t hold_until, commit_at, poll_at; /* monotonic ms; 0: now */
+    uint32_t delay;                          /* last backoff */
+    int missing, unknown_schema;             /* in a row */
+    uv_fs_event_t watch;
+    bool watch_told;
+    bool idle;          /* the log's end was met */
+    bool dirty;         /* something has changed since: look again */
+    bool want_files;    /* for new files too */
+    bool finished_read; /* the pack that ends a full sync is made */
+    bool discard;       /* the reader, and what is being read, is of no use any more */
+    uint64_t link_seen; /* monotonic ms when the snapshot had been linked */
+
+    /* of the job under way; the loop's thread leaves them alone while busy */
+    osync__links_t links;
+    osync_reader_t *reader;
+    osync__buf_t job_bytes; /* what task.progress is to hold */
+    osync__buf_t from;      /* the point where the reader opens */
+    pack_t filling;
+    uint64_t rows_at_most; /* 0: no limit. Rows that could be read before an error go out first */
+    uint64_t wait_ms;
+    bool met_end, look_for_files;
+    osync_reader_progress_t job_progress;
+
+    /* send lane */
+    pack_t packs[MAX_PACKS];
+    size_t n_packs;
+    uv_timer_t send_timer;
+    uint64_t send_id, setup_id;
+    bool sending, asking; /* a call is open */
+    bool pack_sent;       /* the open SendData carries packs[0] */
+    bool report_now;
+    uint64_t send_at, last_sent;
+    uint32_t send_delay;
+    uint64_t rows_sent;
+    osync_reader_progress_t progress;
+    uint64_t link_files, link_bytes, pinned_bytes;
+
+    /* end */
+    bool ending, remove, cleaned, removed;
+    unsigned open_handles;
+};
+
+static void pump(osync__task_t *t);
+static void send_next(osync__task_t *t);
+
+/* ---- small things ---- */
+
+static bool is_original(const osync__task_t *t) {
+    return !t->request->osync;
+}
+
+static bool same(const osync__buf_t *a, const osync__buf_t *b) {
+    return a->len == b->len && (a->len == 0 || !memcmp(a->data, b->data, a->len));
+}
+
+static int assign(osync__buf_t *to, const void *data, size_t len) {
+    to->len = 0;
+    return osync__buf_append(to, data, len);
+}
+
+static int pack_point(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p) {
+    size_t len = openmldb__datasync__sync_point__get_packed_size(p);
+    to->len = 0;
+    int rc = osync__buf_reserve(to, len);
+    if (!rc) to->len = openmldb__datasync__sync_point__pack(p, to->data);
+    return rc;
+}
+
+static Openmldb__Datasync__SyncPoint *unpack_point(const osync__buf_t *b) {
+    return openmldb__datasync__sync_point__unpack(NULL, b->len, b->data);
+}
+
+static void move(osync__buf_t *to, osync__buf_t *from) {
+    osync__buf_free(to);
+    *to = *from;
+    *from = (osync__buf_t){0};
+}
+
+static void pack_clear(pack_t *p) {
+    osync__buf_free(&p->rows);
+    osync__buf_free(&p->next);
+    *p = (pack_t){0};
+}
+
+static void drop_packs(osync__task_t *t) {
+    for (size_t i = 0; i < t->n_packs; i++) pack_clear(&t->packs[i]);
+    t->n_packs = 0;
+    t->finished_read = false;
+}
+
+static uint32_t longer(uint32_t delay) {
+    if (delay < BACKOFF_MIN_MS) return BACKOFF_MIN_MS;
+    return delay >= BACKOFF_MAX_MS / 2 ? BACKOFF_MAX_MS : delay * 2;
+}
+
+static const char *name_of(const osync__task_t *t, char out[32]) {
+    (void)snprintf(out, 32, "task %u-%u", t->request->tid, t->request->pid);
+    return out;
+}
+
+#define LOG(t, level, ...) log_task(t, OSYNC_LOG_##level, __VA_ARGS__)
+static void log_task(const osync__task_t *t, osync_log_level_t level, const char *fmt, ...) OSYNC_PRINTF(3, 4);
+static void log_task(const osync__task_t *t, osync_log_level_t level, const char *fmt, ...) {
+    char line[1400], name[32];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    osync__log(level, "collector: %s: %s", name_of(t, name), line);
+}
+
+/* A fault that mends itself or not; logged when it is a new one. */
+static void note(const osync__task_t *t, osync_error_t *problem, const osync_error_t *err) {
+    if (problem->code != err->code || strcmp(problem->message, err->message)) LOG(t, WARN, "%s", err->message);
+    *problem = *err;
+}
+
+static void set_problem(osync__task_t *t, const osync_error_t *err) {
+    note(t, &t->problem, err);
+}
+
+static void clear(osync_error_t *problem) {
+    *problem = (osync_error_t){0};
+}
+
+/* Where the next pack begins. */
+static const osync__buf_t *end_of_packs(const osync__task_t *t) {
+    return t->n_packs > 0 ? &t->packs[t->n_packs - 1].next : &t->point;
+}
+
+/* It can't go on by itself. Links stay: a new hand-out may still need them. */
+static void fail(osync__task_t *t, const osync_error_t *err) {
+    LOG(t, ERROR, "failed: %s", err->message);
+    t->problem = *err;
+    t->failed = true;
+    t->state = "failed";
+    t->report_now = true;
+}
+
+/* The reader looks at it from a worker. */
+static void set_cancel(osync__task_t *t, int cancel) {
+    __atomic_store_n(&t->cancel, cancel, __ATOMIC_RELAXED);
+}
+
+static void hold(osync__task_t *t) {
+    t->delay = longer(t->delay);
+    t->hold_until = osync__mono_ms() + t->delay;
+}
+
+void osync__answer(osync__rpc_call_t *call, int code, const char *message) {
+    Openmldb__Datasync__GeneralResponse r = OPENMLDB__DATASYNC__GENERAL_RESPONSE__INIT;
+    osync__buf_t text = {0};
+    r.has_code = 1;
+    r.code = code;
+    if (message && !osync__buf_append(&text, message, strlen(message) + 1)) r.msg = (char *)text.data;
+    osync__rpc_reply(call, &r.base);
+    osync__buf_free(&text);
+}
+
+static void answer(osync__task_t *t, int code, const char *message) {
+    if (!t->call) return;
+    osync__answer(t->call, code, message);
+    t->call = NULL;
+}
+
+/* ---- work lane: jobs ---- */
+
+static void on_work(osync__job_t *job) {
+    osync__task_t *t = job->arg;
+    t->job_rc = t->job_work(t, &t->job_err);
+}
+
+static void on_work_done(osync__job_t *job) {
+    osync__task_t *t = job->arg;
+    t->busy = false;
+    t->link_files = t->links.files;
+    t->link_bytes = t->links.bytes;
+    t->pinned_bytes = t->links.pinned;
+    t->job_done(t, t->job_rc, &t->job_err);
+    pump(t);
+}
+
+static void start_job(osync__task_t *t, int (*work)(osync__task_t *, osync_error_t *),
+                      void (*done)(osync__task_t *, int, osync_error_t *)) {
+    t->busy = true;
+    t->job_work = work;
+    t->job_done = done;
+    t->job_err = (osync_error_t){0};
+    t->job = (osync__job_t){.work = on_work, .done = on_work_done, .arg = t};
+    osync__pool_submit(t->env->pool, &t->job);
+}
+
+/* Serializes the request with `committed` as its sync point into job_bytes. */
+static int make_progress(osync__task_t *t) {
+    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->committed);
+    int rc = OSYNC_ENOMEM;
+    if (!p) return rc;
+    t->request->sync_point = p;
+    size_t len = openmldb__datasync__add_sync_task_request__get_packed_size(t->request);
+    t->job_bytes.len = 0;
+    rc = osync__buf_reserve(&t->job_bytes, len);
+    if (!rc) t->job_bytes.len = openmldb__datasync__add_sync_task_request__pack(t->request, t->job_bytes.data);
+    t->request->sync_point = NULL;
+    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    return rc;
+}
+
+/* Drops links that the stored point (in job_bytes) doesn't need. */
+static int release(osync__task_t *t, osync_error_t *err) {
+    Openmldb__Datasync__AddSyncTaskRequest *r =
+        openmldb__datasync__add_sync_task_request__unpack(NULL, t->job_bytes.len, t->job_bytes.data);
+    if (!r || !r->sync_point) {
+        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    }
+    int rc = osync__links_release(&t->links, r->sync_point, err);
+    openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+    return rc;
+}
+
+static int commit_work(osync__task_t *t, osync_error_t *err) {
+    int rc = osync__write_file(t->progress_path, t->job_bytes.data, t->job_bytes.len, err);
+    return rc ? rc : release(t, err);
+}
+
+static void commit_done(osync__task_t *t, int rc, osync_error_t *err) {
+    if (!rc) return;
+    /* The older point that is stored still is a right one; only more is kept than needed. */
+    set_problem(t, err);
+    t->want_commit = true;
+    t->commit_at = osync__mono_ms() + BACKOFF_MAX_MS;
+}
+
+/* ---- set-up: TabletServer, links ---- */
+
+static void setup_failed(osync__task_t *t, const osync_error_t *err) {
+    if (t->call) {
+        LOG(t, WARN, "not taken: %s", err->message);
+        answer(t, -1, err->message);
+        osync__task_end(t, false);
+        return;
+    }
+    set_problem(t, err);
+    hold(t);
+}
+
+/* The text of a status that isn't fit for a task; NULL: it is. */
+static const char *status_fault(const Openmldb__Api__TableStatus *s) {
+    if (!s) return "";
+    if (s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory ||
+        s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kUnknown)
+        return "storage_mode is kMemory: a memory table can't be synced, only disk tables (kSSD, kHDD) can";
+    if (!s->snapshot_path || s->snapshot_path[0] != '/') return "snapshot_path isn't an absolute path";
+    if (!s->binlog_path || s->binlog_path[0] != '/') return "binlog_path isn't an absolute path";
+    return NULL;
+}
+
+static void on_status(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
+    osync__task_t *t = arg;
+    osync_error_t err = {0};
+    const Openmldb__Api__GetTableStatusResponse *r =
+        (const Openmldb__Api__GetTableStatusResponse *)(const void *)message;
+    const Openmldb__Api__TableStatus *s = NULL;
+    t->asking = false;
+    if (t->ending) {
+        pump(t);
+        return;
+    }
+    if (status || r->code) {
+        osync__err(&err, status ? status : OSYNC_ERPC,
+                   "get table status from tablet server failed, maybe table doesn't exist: %s",
+                   status ? rpc_err->message : (r->msg ? r->msg : "no reason given"));
+        setup_failed(t, &err);
+        pump(t);
+        return;
+    }
+    for (size_t i = 0; i < r->n_all_table_status; i++)
+        if (r->all_table_status[i]->tid == t->request->tid && r->all_table_status[i]->pid == t->request->pid)
+            s = r->all_table_status[i];
+    const char *fault = status_fault(s);
+    if (fault) {
+        osync__err(&err, OSYNC_EAGAIN, "table status is not valid: %s", fault);
+        setup_failed(t, &err);
+    } else if (t->handed_out && !strchr(t->request->des_endpoint, ':')) {
+        osync__err(&err, OSYNC_EINVAL, "des_endpoint '%s' isn't host:port", t->request->des_endpoint);
+        setup_failed(t, &err);
+    } else {
+        free(t->snapshot_source);
+        free(t->binlog_source);
+        t->snapshot_source = strdup(s->snapshot_path);
+        t->binlog_source = strdup(s->binlog_path);
+        if (!t->snapshot_source || !t->binlog_source) {
+            osync__err(&err, OSYNC_ENOMEM, "out of memory");
+            setup_failed(t, &err);
+        } else {
+            t->stage = ASK_SCHEMA;
+        }
+    }
+    pump(t);
+}
+
+static int take_schema(osync__task_t *t, const Openmldb__Api__TableMeta *meta, osync_error_t *err) {
+    osync_table_t *table = NULL;
+    size_t len = openmldb__api__table_meta__get_packed_size(meta);
+    osync__buf_t bytes = {0};
+    int rc = osync__buf_reserve(&bytes, len);
+    if (rc) {
+        osync__err(err, rc, "out of memory");
+    } else {
+        bytes.len = openmldb__api__table_meta__pack(meta, bytes.data);
+        rc = osync_table_from_meta(&table, bytes.data, bytes.len, err);
+    }
+    if (!rc) {
+        osync_table_free(t->table);
+        t->table = table;
+    }
+    osync__buf_free(&bytes);
+    return rc;
+}
+
+static void on_schema(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
+    osync__task_t *t = arg;
+    osync_error_t err = {0};
+    const Openmldb__Api__GetTableSchemaResponse *r =
+        (const Openmldb__Api__GetTableSchemaResponse *)(const void *)message;
+    t->asking = false;
+    if (t->ending) {
+        pump(t);
+        return;
+    }
+    int rc = status;
+    if (status || r->code || !r->table_meta)
+        rc = osync__err(&err, status ? status : OSYNC_ERPC, "%s",
+                        status   ? rpc_err->message
+                        : r->msg ? r->msg
+                                 : "the answer holds no table_meta");
+    else
+        rc = take_schema(t, r->table_meta, &err);
+    if (rc) {
+        osync__err_wrap(&err, &err, "get table schema from tablet server failed");
+        setup_failed(t, &err);
+    } else {
+        t->stage = t->linked ? RUN : LINK;
+    }
+    pump(t);
+}
+
+static void ask_tablet(osync__task_t *t) {
+    osync_error_t err = {0};
+    const char *to = t->request->tablet_endpoint ? t->request->tablet_endpoint : "";
+    Openmldb__Api__GetTableStatusRequest status = OPENMLDB__API__GET_TABLE_STATUS_REQUEST__INIT;
+    Openmldb__Api__GetTableSchemaRequest schema = OPENMLDB__API__GET_TABLE_SCHEMA_REQUEST__INIT;
+    status.has_tid = status.has_pid = status.has_need_schema = 1;
+    status.tid = t->request->tid;
+    status.pid = t->request->pid;
+    schema.has_tid = schema.has_pid = 1;
+    schema.tid = (int32_t)t->request->tid;
+    schema.pid = (int32_t)t->request->pid;
+    bool first = t->stage == ASK_STATUS;
+    int rc = osync__rpc_call(t->env->client, to, TABLET_SERVICE, first ? "GetTableStatus" : "GetTableSchema",
+                             first ? &status.base : &schema.base, NULL, 0,
+                             first ? &openmldb__api__get_table_status_response__descriptor
+                                   : &openmldb__api__get_table_schema_response__descriptor,
+                             t->env->config->request_timeout_ms, first ? on_status : on_schema, t, &t->setup_id, &err);
+    if (!rc) {
+        t->asking = true;
+        return;
+    }
+    osync__err_wrap(&err, &err, "init tablet client failed: tablet_endpoint '%s'", to);
+    setup_failed(t, &err);
+}
+
+/* True if the reader can tell that a log isn't the one that the point comes from. */
+static bool verifiable(const Openmldb__Datasync__SyncPoint *p) {
+    return p->has_last_crc || (p->n_ranges > 0 && p->ranges[0]->has_base_crc);
+}
+
+static int link_work(osync__task_t *t, osync_error_t *err) {
+    Openmldb__Datasync__AddSyncTaskRequest *r =
+        openmldb__datasync__add_sync_task_request__unpack(NULL, t->job_bytes.len, t->job_bytes.data);
+    if (!r) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    const Openmldb__Datasync__SyncPoint *p = r->sync_point;
+    bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    bool had_progress = access(t->progress_path, F_OK) == 0; /* of the task before this one */
+    int rc = 0;
+    if (t->handed_out && t->fresh) {
+        /* The progress first: a folder without it is nothing, whenever the process ends. */
+        if (unlink(t->progress_path) && errno != ENOENT)
+            rc = osync__err_errno(err, errno, "unlink %s", t->progress_path);
+        if (!rc) rc = osync__rmtree(t->dir, err);
+        had_progress = false;
+    }
+    if (!rc) rc = osync__mkdirs(t->dir, err);
+    t->link_seen = osync__mono_ms();
+    t->links =
+        (osync__links_t){.snapshot_source = t->snapshot_source, .binlog_source = t->binlog_source, .dir = t->dir};
+    if (!rc) rc = osync__links_all(&t->links, traverses, t->handed_out && (t->fresh || verifiable(p)), err);
+    if (!rc) rc = osync__links_release(&t->links, p, err);
+    if (!rc && t->handed_out) rc = osync__write_file(t->progress_path, t->job_bytes.data, t->job_bytes.len, err);
+    if (rc && t->handed_out && !had_progress) (void)osync__rmtree(t->dir, NULL);
+    openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+    return rc;
+}
+
+static void on_watch(uv_fs_event_t *watch, const char *name, int events, int status) {
+    osync__task_t *t = watch->data;
+    t->dirty = true;
+    if (status || (events & UV_RENAME)) t->want_files = true;
+    if (t->idle) pump(t);
+}
+
+static void start_watch(osync__task_t *t) {
+    if (uv_is_active((uv_handle_t *)&t->watch)) return;
+    int rc = uv_fs_event_start(&t->watch, on_watch, t->binlog_source, 0);
+    if (rc && !t->watch_told)
+        LOG(t, WARN, "can't watch %s (%s; see fs.inotify.max_user_watches): looking every %u ms instead",
+            t->binlog_source, uv_strerror(rc), t->env->config->heartbeat_ms);
+    t->watch_told = rc != 0;
+}
+
+static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
+    if (rc) {
+        if (t->handed_out) {
+            setup_failed(t, err);
+        } else if (osync_err_retriable(rc) || rc == OSYNC_ENOENT) {
+            set_problem(t, err);
+            hold(t);
+            t->stage = ASK_STATUS; /* the table may be elsewhere by then */
+        } else {
+            fail(t, err);
+        }
+        return;
+    }
+    t->linked = true;
+    t->stage = RUN;
+    t->delay = 0;
+    clear(&t->problem);
+    uv_fs_event_stop(&t->watch);
+    start_watch(t);
+    if (!t->handed_out) return;
+    t->handed_out = false; /* from here on it is as any stored one */
+    t->ready = true;
+    t->last_sent = osync__mono_ms();
+    t->env->ready(t);
+    answer(t, 0, NULL);
+    LOG(t, INFO, "taken for %s: %llu files linked", t->request->des_endpoint, (unsigned long long)t->link_files);
+    send_next(t);
+}
+
+static void link_files(osync__task_t *t) {
+    osync_error_t err = {0};
+    if (make_progress(t)) {
+        osync__err(&err, OSYNC_ENOMEM, "out of memory");
+        setup_failed(t, &err);
+        return;
+    }
+    start_job(t, link_work, link_done);
+}
+
+static void set_up(osync__task_t *t) {
+    osync__partition_t *p = t->partition;
+    if (t->asking) return;
+    t->state = "linking";
+    if (t->stage != LINK)
+        ask_tablet(t);
+    else if (p->active && p->active != t)
+        osync__task_end(p->active, false); /* ends first: its folder becomes this task's */
+    else
+        link_files(t);
+}
+
+/* ---- work lane: reading ---- */
+
+static int close_reader(osync__task_t *t, int rc) {
+    osync_reader_close(t->reader);
+    t->reader = NULL;
+    return rc;
+}
+
+/* wait_ms: how much longer a fresh snapshot has to be let alone, so that everything that was applied before it is in
+ * the log. */
+static uint64_t settle_time(const osync__task_t *t, uint64_t made_ms) {
+    uint64_t settle = t->env->config->snapshot_settle_ms;
+    uint64_t now = osync__wall_ms(), waited = osync__mono_ms() - t->link_seen;
+    uint64_t age = now > made_ms ? now - made_ms : 0;
+    /* Whatever the wall clock says, it was made before it was linked. */
+    if (waited > age) age = waited;
+    return age < settle ? settle - age : 0;
+}
+
+static int open_work(osync__task_t *t, osync_error_t *err) {
+    osync_reader_config_t config;
+    char name[256];
+    uint64_t made_ms;
+    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->from);
+    if (!p) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    int rc = 0;
+    t->wait_ms = 0;
+    if (traverses && access(t->data_dir, F_OK)) {
+        rc = osync__links_snapshot(&t->links, err);
+        t->link_seen = osync__mono_ms();
+    }
+    if (rc) return rc;
+    rc = osync__links_snapshot_info(&t->links, name, sizeof name, &made_ms, err);
+    bool snapshot = rc == 0;
+    if (rc && (rc != OSYNC_ENOENT)) return rc;
+    if (snapshot && traverses) t->wait_ms = settle_time(t, made_ms);
+    if (t->wait_ms > 0) return 0;
+    rc = osync__links_binlog(&t->links, err);
+    if (rc) return rc;
+    osync_reader_config_init(&config);
+    config.binlog_dir = t->binlog_dir;
+    config.snapshot_dir = snapshot ? t->data_dir : NULL;
+    config.snapshot_name = snapshot ? name : NULL;
+    config.scratch_dir = t->scratch_dir;
+    config.start_ts =
+        t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kIncrementalByTimestamp ? t->request->start_ts : 0;
+    config.point = t->from.data;
+    config.point_len = t->from.len;
+    config.cancel = &t->cancel;
+    rc = osync_reader_open(&t->reader, t->table, &config, err);
+    if (!rc) osync_reader_progress(t->reader, &t->job_progress);
+    osync__links_measure(&t->links);
+    return rc;
+}
+
+static int too_large(const osync__task_t *t, const osync_reader_row_t *row, uint64_t limit, osync_error_t *err) {
+    char hex[2 * KEY_SHOWN + 1] = "";
+    const uint8_t *pk = row->pk;
+    for (size_t i = 0; i < row->pk_len && i < KEY_SHOWN; i++) (void)snprintf(hex + 2 * i, 3, "%02x", pk[i]);
+    return osync__err(err, OSYNC_ETOOBIG,
+                      "the row with key %s%s (hex), ts %llu has %zu bytes, and a message can carry %llu: raise "
+                      "max_body_size (%llu) here and at the scheduler",
+                      hex, row->pk_len > KEY_SHOWN ? "..." : "", (unsigned long long)row->ts, row->value_len,
+                      (unsigned long long)limit, (unsigned long long)t->env->config->max_body_size);
+}
+
+/* Rows into `filling` until it is full, the log's end is met, or the time is up. */
+static int read_rows(osync__task_t *t, osync_error_t *err) {
+    const osync_collector_config_t *config = t->env->config;
+    pack_t *p = &t->filling;
+    osync_reader_row_t row;
+    bool full = t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
+    uint64_t until = osync__mono_ms() + FILL_MS;
+    uint64_t most = t->rows_at_most > 0 ? t->rows_at_most : UINT64_MAX;
+    while (p->count < most) {
+        int rc = osync_reader_next(t->reader, &row, err);
+        if (rc == OSYNC_EOF && full) {
+            /* A full sync ends here, unless the log has gone on in a new file. */
+            rc = osync__links_binlog(&t->links, err);
+            if (!rc) rc = osync_reader_next(t->reader, &row, err);
+        }
+        if (rc == OSYNC_EOF) {
+            t->met_end = true;
+            return 0;
+        }
+        if (rc) return rc;
+        uint64_t overhead =
+            MESSAGE_OVERHEAD + 2 * t->from.len + 2 * row.pk_len + (t->request->token ? strlen(t->request->token) : 0);
+        uint64_t limit = config->max_body_size > overhead ? config->max_body_size - overhead : 0;
+        if (p->count > 0 &&
+            (p->rows.len + row.value_len > config->max_pack_size || p->rows.len + row.value_len > limit)) {
+            osync_reader_unread(t->reader);
+            return 0;
+        }
+        if (row.value_len > limit) return too_large(t, &row, limit, err);
+        if (osync__buf_append(&p->rows, row.value, row.value_len))
+            return osync__err(err, OSYNC_ENOMEM, "out of memory for a pack of rows");
+        p->count++;
+        if (p->count % FILL_CHECK == 0 && osync__mono_ms() > until) return 0;
+    }
+    return 0;
+}
+
+static int fill_work(osync__task_t *t, osync_error_t *err) {
+    const void *point = NULL;
+    size_t len = 0;
+    t->met_end = false;
+    int rc = 0;
+    if (t->look_for_files) {
+        rc = osync__links_binlog(&t->links, err);
+        osync__links_measure(&t->links);
+    }
+    if (!rc) rc = read_rows(t, err);
+    if (!rc) rc = osync_reader_point(t->reader, &point, &len, err);
+    if (!rc && assign(&t->filling.next, point, len)) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
+    if (!rc) osync_reader_progress(t->reader, &t->job_progress);
+    return rc ? close_reader(t, rc) : 0;
+}
+
+static int close_work(osync__task_t *t, osync_error_t *err) {
+    (void)err;
+    return close_reader(t, 0);
+}
+
+static void close_done(osync__task_t *t, int rc, osync_error_t *err) {
+    (void)rc;
+    (void)err;
+    t->discard = false;
+    t->rows_at_most = 0;
+    t->idle = false;
+    t->dirty = true;
+}
+
+/* The reader is closed. */
+static void read_failed(osync__task_t *t, int rc, osync_error_t *err) {
+    if (t->ending || t->discard) return; /* what comes is decided elsewhere */
+    if (rc == OSYNC_ESCHEMA && t->unknown_schema++ < SCHEMA_TRIES) {
+        t->stage = ASK_SCHEMA;
+        set_problem(t, err);
+        if (t->unknown_schema > 1) hold(t);
+        return;
+    }
+    if (rc == OSYNC_ENOENT && t->missing++ < MISSING_TRIES) {
+        t->stage = ASK_STATUS; /* the table may be elsewhere, or gone: the tablet knows */
+        t->linked = false;
+    } else if (rc == OSYNC_ESCHEMA || !osync_err_retriable(rc)) {
+        fail(t, err);
+        return;
+    }
+    set_problem(t, err);
+    hold(t);
+}
+
+static void open_done(osync__task_t *t, int rc, osync_error_t *err) {
+    if (rc) {
+        read_failed(t, rc, err);
+        return;
+    }
+    if (t->wait_ms > 0) {
+        t->report_now = true;
+        t->state = "waiting";
+        t->hold_until = osync__mono_ms() + t->wait_ms;
+        return;
+    }
+    t->progress = t->job_progress;
+    t->idle = false;
+    t->dirty = true;
+}
+
+static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
+    pack_t *p = &t->filling;
+    bool finished = t->met_end && t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
+    if (rc || t->discard || t->ending) {
+        uint64_t good = p->count;
+        pack_clear(p);
+        if (rc && good > 0 && rc != OSYNC_ECANCELED && t->rows_at_most != good)
+            t->rows_at_most = good; /* read again up to there, and send that before the error counts */
+        else if (rc)
+            read_failed(t, rc, err);
+        return;
+    }
+    t->rows_at_most = 0;
+    t->delay = 0;
+    t->missing = t->unknown_schema = 0;
+    clear(&t->problem);
+    t->progress = t->job_progress;
+    t->state = t->progress.traversing ? "traversing" : "following";
+    t->idle = t->met_end;
+    t->poll_at = osync__mono_ms() + t->env->config->heartbeat_ms;
+    if (p->count == 0 && !finished && same(&p->next, end_of_packs(t))) {
+        pack_clear(p);
+        return;
+    }
+    p->finished = t->finished_read = finished;
+    t->packs[t->n_packs++] = *p;
+    *p = (pack_t){0};
+    send_next(t);
+}
+
+/* ---- end ---- */
+
+static void free_task(osync__task_t *t) {
+    drop_packs(t);
+    pack_clear(&t->filling);
+    osync__buf_free(&t->point);
+    osync__buf_free(&t->from);
+    osync__buf_free(&t->committed);
+    osync__buf_free(&t->job_bytes);
+    osync_table_free(t->table);
+    openmldb__datasync__add_sync_task_request__free_unpacked(t->request, NULL);
+    free(t->dir);
+    free(t->progress_path);
+    free(t->binlog_dir);
+    free(t->data_dir);
+    free(t->scratch_dir);
+    free(t->snapshot_source);
+    free(t->binlog_source);
+    free(t);
+}
+
+static void on_handle_closed(uv_handle_t *h) {
+    osync__task_t *t = h->data;
+    if (--t->open_handles > 0) return;
+    t->env->ended(t, t->handed_out);
+    free_task(t);
+}
+
+static int end_work(osync__task_t *t, osync_error_t *err) {
+    close_reader(t, 0);
+    if (!t->removed) return 0;
+    /* The progress first: from then on the folder is nothing. */
+    if (unlink(t->progress_path) && errno != ENOENT) return osync__err_errno(err, errno, "unlink %s", t->progress_path);
+    return osync__rmtree(t->dir, err);
+}
+
+static void end_done(osync__task_t *t, int rc, osync_error_t *err) {
+    if (rc) LOG(t, ERROR, "its folder can't be removed: %s", err->message);
+}
+
+static void go_to_end(osync__task_t *t) {
+    if (t->asking || t->sending) return;
+    if (!t->cleaned || t->removed != t->remove) {
+        t->cleaned = true;
+        t->removed = t->remove;
+        if (t->reader || t->remove) {
+            start_job(t, end_work, end_done);
+            return;
+        }
+    }
+    uv_handle_t *handles[] = {(uv_handle_t *)&t->work_timer, (uv_handle_t *)&t->send_timer, (uv_handle_t *)&t->watch};
+    for (size_t i = 0; i < 3; i++)
+        if (!uv_is_closing(handles[i])) uv_close(handles[i], on_handle_closed);
+}
+
+void osync__task_end(osync__task_t *t, bool remove) {
+    t->remove |= remove;
+    if (!t->ending) {
+        t->ending = true;
+        set_cancel(t, 1);
+        answer(t, -1, "the collector gives this task up: it is replaced by a newer one, or the collector is closing");
+        uv_timer_stop(&t->work_timer);
+        uv_timer_stop(&t->send_timer);
+        uv_fs_event_stop(&t->watch);
+        if (t->asking) osync__rpc_cancel(t->env->client, t->setup_id);
+        if (t->sending) osync__rpc_cancel(t->env->client, t->send_id);
+    }
+    pump(t);
+}
+
+/* ---- work lane: what comes next ---- */
+
+static void on_work_timer(uv_timer_t *timer) {
+    pump(timer->data);
+}
+
+static void read_on(osync__task_t *t) {
+    uint64_t now = osync__mono_ms();
+    osync_error_t memory;
+    if (t->n_packs == MAX_PACKS || t->finished_read) return;
+    if (!t->reader) {
+        const osync__buf_t *from = end_of_packs(t);
+        if (assign(&t->from, from->data, from->len)) {
+            osync__err(&memory, OSYNC_ENOMEM, "out of memory");
+            set_problem(t, &memory);
+            hold(t);
+            return;
+        }
+        t->state = "replaying";
+        set_cancel(t, 0);
+        start_job(t, open_work, open_done);
+        return;
+    }
+    if (t->idle && now >= t->poll_at) { /* a change may go unnoticed, as on a network file system */
+        t->dirty = t->want_files = true;
+        start_watch(t);
+    }
+    if (t->idle && !t->dirty) return;
+    t->look_for_files = t->want_files;
+    t->idle = t->dirty = t->want_files = false;
+    start_job(t, fill_work, fill_done);
+}
+
+/* Starts what the work lane has to do next, or sets the timer for it. */
+static void pump(osync__task_t *t) {
+    uint64_t now = osync__mono_ms(), wake = UINT64_MAX;
+    if (t->busy) return;
+    if (t->ending) {
+        go_to_end(t);
+        return;
+    }
+    if (t->want_commit && t->stage == RUN) {
+        if (now >= t->commit_at && !make_progress(t)) {
+            t->want_commit = false;
+            start_job(t, commit_work, commit_done);
+            return;
+        }
+        if (now >= t->commit_at) t->commit_at = now + BACKOFF_MAX_MS;
+        wake = t->commit_at;
+    }
+    if (t->discard) {
+        start_job(t, close_work, close_done);
+        return;
+    }
+    if (!t->failed && now >= t->hold_until) {
+        if (t->stage == RUN)
+            read_on(t);
+        else
+            set_up(t);
+    }
+    if (t->ending) return;
+    if (!t->busy) {
+        uint64_t then = t->hold_until > now                                      ? t->hold_until
+                        : t->idle && t->n_packs < MAX_PACKS && !t->finished_read ? t->poll_at
+                                                                                 : UINT64_MAX;
+        if (!t->failed && then < wake) wake = then;
+        if (wake != UINT64_MAX) uv_timer_start(&t->work_timer, on_work_timer, wake > now ? wake - now : 0, 0);
+    }
+    if (t->report_now) send_next(t);
+}
+
+void osync__task_go_on(osync__task_t *task) {
+    pump(task);
+}
+
+/* ---- send lane ---- */
+
+static void on_send_timer(uv_timer_t *timer) {
+    send_next(timer->data);
+}
+
+static void accept_pack(osync__task_t *t) {
+    pack_t *p = &t->packs[0];
+    t->rows_sent += p->count;
+    move(&t->point, &p->next);
+    pack_clear(p);
+    t->packs[0] = t->packs[1];
+    t->packs[1] = (pack_t){0};
+    t->n_packs--;
+}
+
+static void set_committed(osync__task_t *t, const osync__buf_t *point) {
+    if (same(point, &t->committed)) return;
+    if (assign(&t->committed, point->data, point->len)) return; /* it will be told again */
+    t->want_commit = true;
+    t->commit_at = 0;
+}
+
+static void rewind_to(osync__task_t *t, const osync__buf_t *point) {
+    if (assign(&t->point, point->data, point->len)) return; /* it will be told again */
+    LOG(t, INFO, "the scheduler wants the rows again from an earlier point");
+    drop_packs(t);
+    t->discard = true;
+    set_cancel(t, 1);
+}
+
+/* An answer came. Returns true if the same request must be sent again after a while. */
+static bool take_answer(osync__task_t *t, const Openmldb__Datasync__SendDataResponse *r) {
+    osync__buf_t point = {0};
+    bool again = false;
+    int code = r->response->code;
+    if (r->delete_task) {
+        /* A reply to a task that was replaced never comes here: its call was canceled. While a newer one is being set
+         * up, the folder is that one's. */
+        LOG(t, INFO, "deleted by the scheduler: %s", r->response->msg ? r->response->msg : "no reason given");
+        osync__task_end(t, !t->partition->incoming);
+        return false;
+    }
+    if (r->committed_point && !pack_point(&point, r->committed_point)) set_committed(t, &point);
+    if (r->resume_point) {
+        if (!pack_point(&point, r->resume_point)) rewind_to(t, &point);
+    } else if (code != 0) {
+        osync_error_t err;
+        osync__err(&err, OSYNC_EAGAIN, "the scheduler %s doesn't take data now: %s", t->request->des_endpoint,
+                   r->response->msg ? r->response->msg : "no reason given");
+        note(t, &t->send_problem, &err);
+        again = true;
+    } else if (t->pack_sent) {
+        bool finished = t->packs[0].finished;
+        if (is_original(t)) set_committed(t, &t->packs[0].next);
+        accept_pack(t);
+        if (finished) {
+            LOG(t, INFO, "finished: %llu rows", (unsigned long long)t->rows_sent);
+            osync__task_end(t, !t->partition->incoming);
+        }
+    }
+    osync__buf_free(&point);
+    return again;
+}
+
+static void on_sent(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
+    osync__task_t *t = arg;
+    t->sending = false;
+    if (t->ending) {
+        pump(t);
+        return;
+    }
+    bool again = true;
+    if (status) {
+        osync_error_t err;
+        osync__err_wrap(&err, rpc_err, "SendData to the scheduler %s", t->request->des_endpoint);
+        note(t, &t->send_problem, &err);
+    } else {
+        again = take_answer(t, (const Openmldb__Datasync__SendDataResponse *)(const void *)message);
+    }
+    if (t->ending) return;
+    if (again) {
+        t->send_delay = longer(t->send_delay);
+        t->send_at = osync__mono_ms() + t->send_delay;
+    } else {
+        t->send_delay = 0;
+        t->send_at = 0;
+        clear(&t->send_problem);
+    }
+    send_next(t);
+    pump(t);
+}
+
+static void report_reason(const osync__task_t *t, char *out, size_t size) {
+    uint64_t now = osync__mono_ms();
+    if (t->problem.code)
+        (void)snprintf(out, size, "%s", t->problem.message);
+    else if (!strcmp(t->state, "waiting"))
+        (void)snprintf(out, size,
+                       "the snapshot is too young to be read: everything that was put before it must be in the log; "
+                       "waits %llu s more",
+                       (unsigned long long)(t->hold_until > now ? (t->hold_until - now + 999) / 1000 : 0));
+    else
+        out[0] = 0;
+}
+
+static void send_request(osync__task_t *t, const pack_t *p) {
+    osync_error_t err = {0};
+    char reason[sizeof t->problem.message], state[16], token[1] = "";
+    Openmldb__Datasync__SendDataRequest r = OPENMLDB__DATASYNC__SEND_DATA_REQUEST__INIT;
+    Openmldb__Datasync__CollectorReport report = OPENMLDB__DATASYNC__COLLECTOR_REPORT__INIT;
+    r.start_point = unpack_point(&t->point);
+    r.next_point = unpack_point(p ? &p->next : &t->point);
+    int rc = OSYNC_ENOMEM;
+    if (r.start_point && r.next_point) {
+        report_reason(t, reason, sizeof reason);
+        (void)snprintf(state, sizeof state, "%s", t->state);
+        report.state = state;
+        if (reason[0]) report.reason = reason;
+        report.has_failed = 1;
+        report.failed = t->failed && !p; /* rows that were read before it are good */
+        report.has_snapshot_rows = report.has_log_tail = 1;
+        report.snapshot_rows = t->progress.snapshot_rows;
+        report.log_tail = t->progress.tail;
+        r.has_tid = r.has_pid = r.has_count = r.has_finished = 1;
+        r.tid = t->request->tid;
+        r.pid = t->request->pid;
+        r.count = p ? p->count : 0;
+        r.finished = p && p->finished;
+        r.token = t->request->token ? t->request->token : token;
+        r.report = &report;
+        rc = osync__rpc_call(t->env->client, t->request->des_endpoint, "openmldb.datasync.SyncTool", "SendData",
+                             &r.base, p ? p->rows.data : NULL, p ? p->rows.len : 0,
+                             &openmldb__datasync__send_data_response__descriptor, t->env->config->request_timeout_ms,
+                             on_sent, t, &t->send_id, &err);
+    } else {
+        osync__err(&err, rc, "out of memory");
+    }
+    if (r.start_point) openmldb__datasync__sync_point__free_unpacked(r.start_point, NULL);
+    if (r.next_point) openmldb__datasync__sync_point__free_unpacked(r.next_point, NULL);
+    t->last_sent = osync__mono_ms();
+    if (!p) t->report_now = false;
+    if (rc) {
+        osync__err_wrap(&err, &err, "SendData to the scheduler %s", t->request->des_endpoint);
+        note(t, &t->send_problem, &err);
+        t->send_delay = longer(t->send_delay);
+        t->send_at = osync__mono_ms() + t->send_delay;
+        uv_timer_start(&t->send_timer, on_send_timer, t->send_delay, 0);
+        return;
+    }
+    t->sending = true;
+    t->pack_sent = p != NULL;
+}
+
+static void send_next(osync__task_t *t) {
+    if (t->ending || t->sending || !t->ready) return;
+    uint64_t now = osync__mono_ms();
+    uint64_t due = t->last_sent + t->env->config->heartbeat_ms;
+    if (t->n_packs > 0 || t->report_now) due = now;
+    if (due < t->send_at) due = t->send_at;
+    if (now < due)
+        uv_timer_start(&t->send_timer, on_send_timer, due - now, 0);
+    else
+        send_request(t, t->n_packs > 0 ? &t->packs[0] : NULL);
+}
+
+/* ---- the task ---- */
+
+const char *osync__task_token(const osync__task_t *t) {
+    return t->request->token ? t->request->token : "";
+}
+
+osync__partition_t *osync__task_partition(const osync__task_t *t) {
+    return t->partition;
+}
+
+bool osync__task_replaceable(const osync__task_t *t) {
+    return !t->ready && !t->busy && t->stage != LINK;
+}
+
+static void show_point(const osync__buf_t *b, char *out, size_t size) {
+    Openmldb__Datasync__SyncPoint *p = unpack_point(b);
+    if (!p)
+        (void)snprintf(out, size, "?");
+    else if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG)
+        (void)snprintf(out, size, "log entry %llu", (unsigned long long)p->offset);
+    else if (!p->has_pk)
+        (void)snprintf(out, size, "the snapshot's beginning");
+    else
+        (void)snprintf(out, size, "snapshot %.32s at a key of %zu bytes, ts %llu",
+                       p->snapshot_name ? p->snapshot_name : "?", p->pk.len, (unsigned long long)p->ts);
+    if (p) openmldb__datasync__sync_point__free_unpacked(p, NULL);
+}
+
+void osync__task_status(const osync__task_t *t, osync__task_status_t *out) {
+    *out = (osync__task_status_t){
+        .tid = t->request->tid,
+        .pid = t->request->pid,
+        .state = t->state,
+        .reason = t->problem.code        ? t->problem.message
+                  : t->send_problem.code ? t->send_problem.message
+                                         : "",
+        .scheduler = t->request->des_endpoint,
+        .tablet = t->request->tablet_endpoint ? t->request->tablet_endpoint : "",
+        .failed = t->failed,
+        .rows_sent = t->rows_sent,
+        .log_tail = t->progress.tail,
+        .snapshot_rows = t->progress.snapshot_rows,
+        .link_files = t->link_files,
+        .link_bytes = t->link_bytes,
+        .pinned_bytes = t->pinned_bytes,
+    };
+    show_point(&t->point, out->point, sizeof out->point);
+    show_point(&t->committed, out->committed, sizeof out->committed);
+}
+
+char *osync__format(const char *fmt, ...) {
+    char *out = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&out, fmt, ap);
+    va_end(ap);
+    return n < 0 ? NULL : out;
+}
+
+char *osync__task_dir(const char *data_dir, uint64_t key) {
+    return osync__format("%s/%u-%u", data_dir, (uint32_t)(key >> 32), (uint32_t)key);
+}
+
+/* Takes the sync point out of the request into the task's own. */
+static int take_point(osync__task_t *t) {
+    Openmldb__Datasync__SyncPoint *p = t->request->sync_point, beginning = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    beginning.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    if (!p) p = &beginning;
+    t->fresh = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT && !p->has_pk && p->n_ranges == 0;
+    int rc = pack_point(&t->committed, p);
+    if (!rc) rc = assign(&t->point, t->committed.data, t->committed.len);
+    if (t->request->sync_point) openmldb__datasync__sync_point__free_unpacked(t->request->sync_point, NULL);
+    t->request->sync_point = NULL;
+    if (!t->request->des_endpoint) t->request->des_endpoint = strdup("");
+    return rc || !t->request->des_endpoint ? OSYNC_ENOMEM : 0;
+}
+
+int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__partition_t *partition,
+                    Openmldb__Datasync__AddSyncTaskRequest *request, osync__rpc_call_t *call, osync_error_t *err) {
+    osync__task_t *t = calloc(1, sizeof *t);
+    if (!t) {
+        openmldb__datasync__add_sync_task_request__free_unpacked(request, NULL);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    }
+    t->env = env;
+    t->partition = partition;
+    t->request = request;
+    t->handed_out = call != NULL;
+    t->ready = !t->handed_out;
+    t->report_now = t->ready; /* a stored task tells its scheduler at once that it is there */
+    t->state = "linking";
+    int rc = take_point(t);
+    t->dir = osync__task_dir(env->config->data_dir, partition->key);
+    if (t->dir) {
+        t->progress_path = osync__format("%s/%s", t->dir, OSYNC__TASK_PROGRESS);
+        t->binlog_dir = osync__format("%s/binlog", t->dir);
+        t->data_dir = osync__format("%s/snapshot/data", t->dir);
+        t->scratch_dir = osync__format("%s/scratch", t->dir);
+    }
+    if (rc || !t->dir || !t->progress_path || !t->binlog_dir || !t->data_dir || !t->scratch_dir) {
+        free_task(t);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    }
+    uv_timer_init(env->loop, &t->work_timer);
+    uv_timer_init(env->loop, &t->send_timer);
+    uv_fs_event_init(env->loop, &t->watch);
+    t->work_timer.data = t->send_timer.data = t->watch.data = t;
+    t->open_handles = 3;
+    t->call = call;
+    *out = t;
+    return 0;
+}

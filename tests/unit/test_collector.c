@@ -1,0 +1,1267 @@
+/* The collector between a scripted TabletServer and a scripted scheduler, on tables that OpenMLDB's own storage code
+ * wrote. What must come out is what the reader gives (test_reader.c holds the reader to it). No ZooKeeper here. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "base/sys.h"
+#include "data_sync.pb-c.h"
+#include "net/rpc.h"
+#include "osync/collector.h"
+#include "osync/log.h"
+#include "osync/reader.h"
+#include "tablet.pb-c.h"
+
+enum { LONG_MS = 20000, NEVER_MS = 600000 };
+
+typedef Openmldb__Datasync__SyncPoint point_t;
+typedef Openmldb__Datasync__SendDataRequest send_t;
+
+typedef struct world {
+    uv_loop_t loop;
+    uv_timer_t tick;
+    char top[64], source[128], data[128];
+    osync__rpc_server_t *peers; /* TabletServer and scheduler */
+    osync__rpc_client_t *client;
+    osync_collector_t *collector;
+    osync_collector_config_t config;
+    char endpoint[64];
+    int open; /* parts that are to close */
+
+    /* TabletServer */
+    Openmldb__Api__TableMeta *meta;
+    uint32_t tid;
+    bool unknown_table, memory_table, tablet_refuses;
+    osync__rpc_call_t *held_status; /* answered by the test */
+    bool hold_status;
+    int status_calls, schema_calls;
+    bool old_schema; /* the first answer doesn't know the newer columns */
+
+    /* scheduler: what it took, as ours does it */
+    osync__buf_t rows;
+    osync__buf_t end;       /* where the next rows begin */
+    osync__buf_t committed; /* told with each answer, if not empty */
+    size_t committed_rows;  /* bytes of rows up to there */
+    bool commit_at_once;
+    int requests, packs, beats, finished;
+    uint64_t largest_pack, smallest_count;
+    char token[64]; /* of the newest request */
+    char state[32], reason[1100];
+    bool failed;
+    /* Returns true if it has seen to the call itself. */
+    bool (*script)(struct world *w, osync__rpc_call_t *call, const send_t *r);
+    osync__rpc_call_t *held;
+    const char *only; /* as_ours */
+    int most, taken, resumes;
+    osync__buf_t last_start;
+    int step;
+    osync__buf_t seen; /* of the script */
+
+    /* AddSyncTask */
+    int answers, code;
+    char msg[1100];
+} world_t;
+
+static const char *fmt(const char *f, ...) OSYNC_PRINTF(1, 2);
+static const char *fmt(const char *f, ...) {
+    static char out[4][1024];
+    static int turn;
+    va_list ap;
+    turn = (turn + 1) % 4;
+    va_start(ap, f);
+    (void)vsnprintf(out[turn], sizeof out[0], f, ap);
+    va_end(ap);
+    return out[turn];
+}
+
+static bool exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+static void pack_point(osync__buf_t *b, const point_t *p) {
+    b->len = 0;
+    assert_int_equal(osync__buf_reserve(b, openmldb__datasync__sync_point__get_packed_size(p)), 0);
+    b->len = openmldb__datasync__sync_point__pack(p, b->data);
+}
+
+static void copy(osync__buf_t *to, const osync__buf_t *from) {
+    to->len = 0;
+    assert_int_equal(osync__buf_append(to, from->data, from->len), 0);
+}
+
+static bool same(const osync__buf_t *a, const osync__buf_t *b) {
+    return a->len == b->len && !memcmp(a->data, b->data, a->len);
+}
+
+/* ---- the TabletServer ---- */
+
+static void answer_status(world_t *w, osync__rpc_call_t *call) {
+    char snapshot[160], binlog[160];
+    Openmldb__Api__GetTableStatusResponse r = OPENMLDB__API__GET_TABLE_STATUS_RESPONSE__INIT;
+    Openmldb__Api__TableStatus s = OPENMLDB__API__TABLE_STATUS__INIT, *all[] = {&s};
+    const Openmldb__Api__GetTableStatusRequest *q = (const void *)osync__rpc_request(call);
+    if (w->tablet_refuses) {
+        osync__rpc_fail(call, OSYNC__BRPC_EINTERNAL, "not today");
+        return;
+    }
+    (void)snprintf(snapshot, sizeof snapshot, "%s/snapshot/", w->source);
+    (void)snprintf(binlog, sizeof binlog, "%s/.//binlog/", w->source);
+    r.has_code = 1;
+    s.has_tid = s.has_pid = s.has_storage_mode = 1;
+    s.tid = q->tid;
+    s.pid = q->pid;
+    s.storage_mode = w->memory_table ? OPENMLDB__COMMON__STORAGE_MODE__kMemory : OPENMLDB__COMMON__STORAGE_MODE__kSSD;
+    if (!w->memory_table) {
+        s.snapshot_path = snapshot;
+        s.binlog_path = binlog;
+    }
+    if (!w->unknown_table) {
+        r.n_all_table_status = 1;
+        r.all_table_status = all;
+    }
+    osync__rpc_reply(call, &r.base);
+}
+
+static void on_status(osync__rpc_call_t *call, void *arg) {
+    world_t *w = arg;
+    w->status_calls++;
+    if (w->hold_status && !w->held_status)
+        w->held_status = call;
+    else
+        answer_status(w, call);
+}
+
+static void on_schema(osync__rpc_call_t *call, void *arg) {
+    world_t *w = arg;
+    Openmldb__Api__GetTableSchemaResponse r = OPENMLDB__API__GET_TABLE_SCHEMA_RESPONSE__INIT;
+    r.has_code = 1;
+    r.table_meta = w->meta;
+    if (w->schema_calls++ == 0 && w->old_schema) {
+        Openmldb__Api__TableMeta old = *w->meta;
+        old.n_added_column_desc = old.n_schema_versions = 0;
+        r.table_meta = &old;
+        osync__rpc_reply(call, &r.base);
+        return;
+    }
+    osync__rpc_reply(call, &r.base);
+}
+
+/* ---- the scheduler ---- */
+
+typedef struct answer {
+    int code;
+    const char *msg;
+    bool delete_task, silent; /* silent: no committed_point */
+    const osync__buf_t *resume;
+} answer_t;
+
+static void reply(world_t *w, osync__rpc_call_t *call, answer_t a) {
+    char msg[256];
+    Openmldb__Datasync__SendDataResponse r = OPENMLDB__DATASYNC__SEND_DATA_RESPONSE__INIT;
+    Openmldb__Datasync__GeneralResponse g = OPENMLDB__DATASYNC__GENERAL_RESPONSE__INIT;
+    r.response = &g;
+    g.has_code = 1;
+    g.code = a.code;
+    (void)snprintf(msg, sizeof msg, "%s", a.msg ? a.msg : "");
+    if (a.msg) g.msg = msg;
+    r.has_delete_task = r.delete_task = a.delete_task;
+    if (a.resume) r.resume_point = openmldb__datasync__sync_point__unpack(NULL, a.resume->len, a.resume->data);
+    if (w->committed.len > 0 && !a.silent)
+        r.committed_point = openmldb__datasync__sync_point__unpack(NULL, w->committed.len, w->committed.data);
+    osync__rpc_reply(call, &r.base);
+    if (r.resume_point) openmldb__datasync__sync_point__free_unpacked(r.resume_point, NULL);
+    if (r.committed_point) openmldb__datasync__sync_point__free_unpacked(r.committed_point, NULL);
+}
+
+static void commit(world_t *w) {
+    copy(&w->committed, &w->end);
+    w->committed_rows = w->rows.len;
+}
+
+/* Takes the rows; fails the test if they don't follow on what was taken before. */
+static void take(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    osync__buf_t start = {0};
+    size_t len = 0;
+    const uint8_t *rows = osync__rpc_attachment(call, &len);
+    pack_point(&start, r->start_point);
+    if (w->end.len > 0) assert_true(same(&start, &w->end));
+    osync__buf_free(&start);
+    uint64_t count = 0;
+    for (size_t at = 0; at < len; count++) {
+        assert_true(len - at >= 6);
+        at += osync__get_u32le(rows + at + 2);
+        assert_true(at <= len);
+    }
+    assert_int_equal(count, r->count);
+    assert_int_equal(osync__buf_append(&w->rows, rows, len), 0);
+    pack_point(&w->end, r->next_point);
+    if (r->count > 1 && len > w->largest_pack) w->largest_pack = len;
+    if (w->commit_at_once || r->finished) commit(w);
+    if (r->finished) w->finished++;
+}
+
+static void on_send(osync__rpc_call_t *call, void *arg) {
+    world_t *w = arg;
+    const send_t *r = (const void *)osync__rpc_request(call);
+    size_t len;
+    w->requests++;
+    (void)osync__rpc_attachment(call, &len);
+    (void)snprintf(w->token, sizeof w->token, "%s", r->token);
+    assert_non_null(r->report);
+    (void)snprintf(w->state, sizeof w->state, "%s", r->report->state);
+    (void)snprintf(w->reason, sizeof w->reason, "%s", r->report->reason ? r->report->reason : "");
+    w->failed = r->report->failed;
+    if (r->count > 0)
+        w->packs++;
+    else if (!r->finished)
+        w->beats++;
+    if (w->script && w->script(w, call, r)) return;
+    take(w, call, r);
+    reply(w, call, (answer_t){0});
+}
+
+/* As our scheduler does it: `only` is the partition's token, and no more than `most` packs are taken. */
+static bool as_ours(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    osync__buf_t start = {0}, next = {0};
+    pack_point(&start, r->start_point);
+    pack_point(&next, r->next_point);
+    bool repeat = r->count > 0 && same(&start, &w->last_start) && same(&next, &w->end);
+    if (w->only && strcmp(r->token, w->only)) {
+        reply(w, call, (answer_t){.code = -1, .msg = "outdated token", .delete_task = true});
+    } else if (repeat) {
+        reply(w, call, (answer_t){0});
+    } else if (w->end.len > 0 && !same(&start, &w->end)) {
+        w->resumes++;
+        reply(w, call, (answer_t){.code = -1, .msg = "go on elsewhere", .resume = &w->end});
+    } else if (w->most > 0 && w->taken == w->most && r->count > 0) {
+        reply(w, call, (answer_t){.code = -1, .msg = "not now"});
+    } else {
+        copy(&w->last_start, &start);
+        take(w, call, r);
+        w->taken += r->count > 0;
+        reply(w, call, (answer_t){0});
+    }
+    osync__buf_free(&start);
+    osync__buf_free(&next);
+    return true;
+}
+
+static const osync__rpc_method_t methods[] = {
+    {"openmldb.api.TabletServer", "GetTableStatus", &openmldb__api__get_table_status_request__descriptor,
+     &openmldb__api__get_table_status_response__descriptor, on_status},
+    {"openmldb.api.TabletServer", "GetTableSchema", &openmldb__api__get_table_schema_request__descriptor,
+     &openmldb__api__get_table_schema_response__descriptor, on_schema},
+    {"openmldb.datasync.SyncTool", "SendData", &openmldb__datasync__send_data_request__descriptor,
+     &openmldb__datasync__send_data_response__descriptor, on_send},
+};
+
+/* ---- the world ---- */
+
+static void on_tick(uv_timer_t *t) {
+    (void)t; /* so that waiting ends */
+}
+
+static void shell(const char *command) {
+    assert_int_equal(system(command), 0);
+}
+
+static const char *golden(void) {
+    const char *dir = getenv("OSYNC_GOLDEN");
+    assert_non_null(dir);
+    return dir;
+}
+
+/* A table of the golden ones as the tablet's folder. */
+static void use_table(world_t *w, const char *name, const char *partition) {
+    osync__buf_t b = {0};
+    assert_int_equal(osync__read_file(fmt("%s/%s/table_meta.pb", golden(), name), 1 << 20, &b, NULL), 0);
+    if (w->meta) openmldb__api__table_meta__free_unpacked(w->meta, NULL);
+    w->meta = openmldb__api__table_meta__unpack(NULL, b.len, b.data);
+    assert_non_null(w->meta);
+    osync__buf_free(&b);
+    shell(fmt("rm -rf %s && cp -a %s/%s/%s %s", w->source, golden(), name, partition, w->source));
+}
+
+static int make_world(void **state) {
+    world_t *w = calloc(1, sizeof *w);
+    osync_error_t err = {0};
+    (void)snprintf(w->top, sizeof w->top, "/tmp/osync-collector-XXXXXX");
+    if (!mkdtemp(w->top)) return -1;
+    (void)snprintf(w->source, sizeof w->source, "%s/tablet", w->top);
+    (void)snprintf(w->data, sizeof w->data, "%s/data", w->top);
+    uv_loop_init(&w->loop);
+    uv_timer_init(&w->loop, &w->tick);
+    uv_timer_start(&w->tick, on_tick, 10, 10);
+    osync__rpc_server_config_t server = {.host = "127.0.0.1",
+                                         .max_body_size = 64 << 20,
+                                         .json_style = OSYNC__JSON_BRPC,
+                                         .methods = methods,
+                                         .n_methods = sizeof methods / sizeof methods[0],
+                                         .arg = w};
+    if (osync__rpc_server_new(&w->loop, &server, &w->peers, &err)) fail_msg("%s", err.message);
+    (void)snprintf(w->endpoint, sizeof w->endpoint, "127.0.0.1:%d", osync__rpc_server_port(w->peers));
+    osync__rpc_client_config_t client = {.max_body_size = 64 << 20};
+    assert_int_equal(osync__rpc_client_new(&w->loop, &client, &w->client, &err), 0);
+    osync_collector_config_init(&w->config);
+    w->config.endpoint = "127.0.0.1:0";
+    w->config.data_dir = w->data;
+    w->config.snapshot_settle_ms = 0;
+    w->config.heartbeat_ms = 200;
+    w->config.worker_threads = 2;
+    w->tid = 3;
+    use_table(w, "case3_snapshot_binlog_rolled", "db/3_0");
+    *state = w;
+    return 0;
+}
+
+static void on_closed(void *arg) {
+    ((world_t *)arg)->open--;
+}
+
+static void stop_collector(world_t *w) {
+    if (!w->collector) return;
+    w->open++;
+    osync_collector_close(w->collector, on_closed, w);
+    w->collector = NULL;
+    while (w->open > 0) uv_run(&w->loop, UV_RUN_ONCE);
+}
+
+static void on_tick_closed(uv_handle_t *h) {
+    ((world_t *)h->data)->open--;
+}
+
+static int drop_world(void **state) {
+    world_t *w = *state;
+    if (w->held) reply(w, w->held, (answer_t){0});
+    if (w->held_status) answer_status(w, w->held_status);
+    stop_collector(w);
+    w->open = 3;
+    osync__rpc_server_close(w->peers, on_closed, w);
+    osync__rpc_client_close(w->client, on_closed, w);
+    w->tick.data = w;
+    uv_close((uv_handle_t *)&w->tick, on_tick_closed);
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    assert_int_equal(w->open, 0);
+    assert_int_equal(uv_loop_close(&w->loop), 0);
+    if (w->meta) openmldb__api__table_meta__free_unpacked(w->meta, NULL);
+    osync__buf_free(&w->rows);
+    osync__buf_free(&w->end);
+    osync__buf_free(&w->committed);
+    osync__buf_free(&w->seen);
+    osync__buf_free(&w->last_start);
+    osync__rmtree(w->top, NULL);
+    free(w);
+    return 0;
+}
+
+static void start_collector(world_t *w) {
+    osync_error_t err = {0};
+    if (osync_collector_new(&w->collector, &w->loop, &w->config, &err)) fail_msg("%s", err.message);
+    if (osync_collector_start(w->collector, &err)) fail_msg("%s", err.message);
+}
+
+#define RUN_UNTIL(w, condition)                                                                                        \
+    do {                                                                                                               \
+        uint64_t until_ = osync__mono_ms() + LONG_MS;                                                                  \
+        while (!(condition)) {                                                                                         \
+            if (osync__mono_ms() > until_)                                                                             \
+                fail_msg("waited in vain for %s (state %s, reason %s, AddSyncTask %d %s)", #condition, (w)->state,     \
+                         (w)->reason, (w)->code, (w)->msg);                                                            \
+            uv_run(&(w)->loop, UV_RUN_ONCE);                                                                           \
+        }                                                                                                              \
+    } while (0)
+
+/* Lets everything run for a while, to see that something does not happen. */
+static void run_for(world_t *w, uint64_t ms) {
+    uint64_t until = osync__mono_ms() + ms;
+    while (osync__mono_ms() < until) uv_run(&w->loop, UV_RUN_ONCE);
+}
+
+static void on_added(void *arg, int status, const ProtobufCMessage *m, const osync_error_t *err) {
+    world_t *w = arg;
+    const Openmldb__Datasync__GeneralResponse *r = (const void *)m;
+    w->answers++;
+    w->code = status ? status : r->code;
+    (void)snprintf(w->msg, sizeof w->msg, "%s", status ? err->message : r->msg ? r->msg : "");
+}
+
+typedef struct hand_out {
+    const char *token;
+    int mode;
+    bool original;
+    uint32_t pid;
+    uint64_t start_ts;
+    const osync__buf_t *point;
+} hand_out_t;
+
+/* Sends AddSyncTask; the answer comes later. */
+static void send_add(world_t *w, hand_out_t h) {
+    char token[64], dest[] = "/dest";
+    osync_error_t err = {0};
+    Openmldb__Datasync__AddSyncTaskRequest r = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
+    point_t beginning = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    (void)snprintf(token, sizeof token, "%s", h.token ? h.token : "token");
+    r.has_tid = r.has_pid = r.has_mode = r.has_osync = r.has_start_ts = 1;
+    r.tid = w->tid;
+    r.pid = h.pid;
+    r.mode = (Openmldb__Datasync__SyncMode)h.mode;
+    r.osync = !h.original;
+    r.start_ts = h.start_ts;
+    r.sync_point = h.point ? openmldb__datasync__sync_point__unpack(NULL, h.point->len, h.point->data) : &beginning;
+    r.tablet_endpoint = r.des_endpoint = w->endpoint;
+    r.token = token;
+    r.dest = dest;
+    int rc = osync__rpc_call(w->client, fmt("127.0.0.1:%d", osync_collector_port(w->collector)),
+                             "openmldb.datasync.DataCollector", "AddSyncTask", &r.base, NULL, 0,
+                             &openmldb__datasync__general_response__descriptor, LONG_MS, on_added, w, NULL, &err);
+    if (rc) fail_msg("%s", err.message);
+    if (h.point) openmldb__datasync__sync_point__free_unpacked(r.sync_point, NULL);
+}
+
+static void add(world_t *w, hand_out_t h) {
+    int before = w->answers;
+    send_add(w, h);
+    RUN_UNTIL(w, w->answers > before);
+}
+
+static void add_ok(world_t *w, hand_out_t h) {
+    add(w, h);
+    if (w->code) fail_msg("AddSyncTask: %s", w->msg);
+}
+
+/* What must come out: all rows that the reader gives. */
+static void expect_rows(world_t *w, osync__buf_t *rows, uint64_t start_ts) {
+    osync_table_t *table = NULL;
+    osync_reader_t *reader = NULL;
+    osync_reader_row_t row;
+    osync_reader_config_t c;
+    osync_error_t err = {0};
+    osync__buf_t meta = {0};
+    char binlog[160], snapshot[300], scratch[160], name[64] = "";
+    assert_int_equal(osync__buf_reserve(&meta, openmldb__api__table_meta__get_packed_size(w->meta)), 0);
+    meta.len = openmldb__api__table_meta__pack(w->meta, meta.data);
+    assert_int_equal(osync_table_from_meta(&table, meta.data, meta.len, &err), 0);
+    (void)snprintf(binlog, sizeof binlog, "%s/binlog", w->source);
+    (void)snprintf(scratch, sizeof scratch, "%s/scratch", w->top);
+    FILE *f = fopen(fmt("%s/snapshot/MANIFEST", w->source), "r");
+    if (f) {
+        char line[256];
+        while (fgets(line, sizeof line, f)) (void)sscanf(line, "name: \"%63[0-9]", name);
+        fclose(f);
+    }
+    (void)snprintf(snapshot, sizeof snapshot, "%s/snapshot/%s", w->source, name);
+    osync_reader_config_init(&c);
+    c.binlog_dir = binlog;
+    c.scratch_dir = scratch;
+    c.snapshot_dir = name[0] ? snapshot : NULL;
+    c.snapshot_name = name;
+    c.start_ts = start_ts;
+    if (osync_reader_open(&reader, table, &c, &err)) fail_msg("%s", err.message);
+    int rc;
+    while ((rc = osync_reader_next(reader, &row, &err)) == 0)
+        assert_int_equal(osync__buf_append(rows, row.value, row.value_len), 0);
+    if (rc != OSYNC_EOF) fail_msg("%s", err.message);
+    osync_reader_close(reader);
+    osync_table_free(table);
+    osync__buf_free(&meta);
+    assert_true(rows->len > 0);
+}
+
+static void assert_complete(world_t *w) {
+    osync__buf_t expected = {0};
+    expect_rows(w, &expected, 0);
+    assert_int_equal(w->rows.len, expected.len);
+    assert_memory_equal(w->rows.data, expected.data, expected.len);
+    osync__buf_free(&expected);
+}
+
+static bool complete(world_t *w, size_t len) {
+    return w->rows.len >= len;
+}
+
+static size_t expected_len(world_t *w) {
+    osync__buf_t expected = {0};
+    expect_rows(w, &expected, 0);
+    size_t len = expected.len;
+    osync__buf_free(&expected);
+    return len;
+}
+
+static const char *folder(world_t *w) {
+    return fmt("%s/%u-0", w->data, w->tid);
+}
+
+/* ---- delivery ---- */
+
+static void full_sync(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished && !exists(folder(w)));
+    assert_complete(w);
+    int requests = w->requests;
+    run_for(w, 500);
+    assert_int_equal(w->requests, requests); /* it has ended */
+    assert_int_equal(w->finished, 1);
+}
+
+static void small_packs(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 400;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+    assert_true(w->largest_pack <= 400);
+    assert_true(w->packs > 10);
+}
+
+static void test_defect_12_large_row_goes_alone(void **state) {
+    world_t *w = *state;
+    w->tid = 1;
+    use_table(w, "case1_simple", "db/1_0"); /* rows of up to 130,000 bytes */
+    w->config.max_pack_size = 4096;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+    assert_true(w->largest_pack <= 4096);
+}
+
+static void row_beyond_max_body_size_is_named(void **state) {
+    world_t *w = *state;
+    w->tid = 1;
+    use_table(w, "case1_simple", "db/1_0");
+    w->config.max_pack_size = 4096;
+    w->config.max_body_size = 100000;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->failed);
+    assert_string_equal(w->state, "failed");
+    assert_non_null(strstr(w->reason, "max_body_size"));
+    assert_non_null(strstr(w->reason, "100000"));
+    assert_non_null(strstr(w->reason, "hex"));
+    assert_true(w->rows.len > 0);                     /* those before it came */
+    assert_true(exists(fmt("%s/binlog", folder(w)))); /* what it needs is kept */
+}
+
+static void no_snapshot(void **state) {
+    world_t *w = *state;
+    w->tid = 42;
+    use_table(w, "case4b_binlog_only", "db/42_0");
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+static void empty_table_finishes(void **state) {
+    world_t *w = *state;
+    w->tid = 42;
+    use_table(w, "case4b_binlog_only", "db/42_0");
+    shell(fmt("rm -f %s/binlog/*", w->source));
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_int_equal(w->rows.len, 0);
+}
+
+static void start_ts_leaves_older_rows_out(void **state) {
+    world_t *w = *state;
+    osync__buf_t expected = {0}, all = {0};
+    expect_rows(w, &all, 0);
+    expect_rows(w, &expected, 1700000000030);
+    assert_true(expected.len < all.len);
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 1, .start_ts = 1700000000030});
+    RUN_UNTIL(w, complete(w, expected.len));
+    run_for(w, 300);
+    assert_int_equal(w->rows.len, expected.len);
+    assert_memory_equal(w->rows.data, expected.data, expected.len);
+    assert_int_equal(w->finished, 0);
+    osync__buf_free(&expected);
+    osync__buf_free(&all);
+}
+
+static bool idle_beat(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    (void)call;
+    if (r->count > 0) w->step = 0;
+    if (r->count == 0 && !strcmp(r->report->state, "following")) {
+        osync__buf_t a = {0}, b = {0};
+        pack_point(&a, r->start_point);
+        pack_point(&b, r->next_point);
+        if (same(&a, &b)) w->step++;
+        osync__buf_free(&a);
+        osync__buf_free(&b);
+    }
+    return false;
+}
+
+static void continuous_sync_reports_and_goes_on(void **state) {
+    world_t *w = *state;
+    size_t len;
+    /* The last file comes later; with this heartbeat only inotify can be what notices it. */
+    w->config.heartbeat_ms = NEVER_MS;
+    shell(fmt("mv %s/binlog/00000005.log %s/later", w->source, w->top));
+    len = expected_len(w);
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, complete(w, len));
+    run_for(w, 200);
+    assert_int_equal(w->rows.len, len);
+    shell(fmt("mv %s/later %s/binlog/00000005.log", w->top, w->source));
+    len = expected_len(w);
+    RUN_UNTIL(w, complete(w, len));
+    assert_complete(w);
+    assert_int_equal(w->finished, 0);
+    assert_string_equal(w->state, "following");
+}
+
+/* Appends to a file that is linked and was empty: defect 8. */
+static void test_defect_8_file_that_fills_later(void **state) {
+    world_t *w = *state;
+    w->config.heartbeat_ms = NEVER_MS;
+    shell(fmt("cp %s/binlog/00000005.log %s/later && : > %s/binlog/00000005.log", w->source, w->top, w->source));
+    size_t len = expected_len(w);
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, complete(w, len));
+    shell(fmt("cat %s/later >> %s/binlog/00000005.log", w->top, w->source));
+    RUN_UNTIL(w, complete(w, expected_len(w)));
+    assert_complete(w);
+}
+
+static void heartbeats(void **state) {
+    world_t *w = *state;
+    w->config.heartbeat_ms = 30;
+    w->script = idle_beat;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, w->step >= 5);
+    assert_complete(w);
+}
+
+/* ---- answers ---- */
+
+/* The first answer to the second pack gets lost: the request is kept and never answered in time. */
+static bool lose_second(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    size_t len;
+    const uint8_t *rows = osync__rpc_attachment(call, &len);
+    if (r->count == 0 || w->packs < 2 || w->step == 2) return false;
+    osync__buf_t now = {0};
+    pack_point(&now, r->next_point);
+    assert_int_equal(osync__buf_append(&now, rows, len), 0);
+    if (w->step++ == 0) {
+        copy(&w->seen, &now);
+        take(w, call, r); /* it was taken; only the answer doesn't come */
+        w->held = call;
+        osync__buf_free(&now);
+        return true;
+    }
+    assert_true(same(&now, &w->seen)); /* the same again, so that it can be told */
+    osync__buf_free(&now);
+    reply(w, call, (answer_t){0});
+    return true;
+}
+
+static void lost_answer_repeats_the_same(void **state) {
+    world_t *w = *state;
+    w->config.request_timeout_ms = 300;
+    w->config.max_pack_size = 1000;
+    w->script = lose_second;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_int_equal(w->step, 2);
+    assert_complete(w);
+}
+
+static bool not_now(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    (void)r;
+    if (w->step++ >= 3) return false;
+    reply(w, call, (answer_t){.code = -1, .msg = "recovering"});
+    return true;
+}
+
+static void refused_for_now_is_tried_again(void **state) {
+    world_t *w = *state;
+    w->script = not_now;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+/* After the third pack, everything again from the first committed point. */
+static bool rewind_once(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (w->packs == 1 && r->count > 0 && w->step == 0) {
+        take(w, call, r);
+        commit(w);
+        w->step = 1;
+        reply(w, call, (answer_t){0});
+        return true;
+    }
+    if (w->packs < 4 || w->step != 1) return false;
+    w->step = 2;
+    w->rows.len = w->committed_rows;
+    copy(&w->end, &w->committed);
+    reply(w, call, (answer_t){.code = -1, .msg = "again", .resume = &w->committed});
+    return true;
+}
+
+static void resume_point_rewinds(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 500;
+    w->script = rewind_once;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_int_equal(w->step, 2);
+    assert_complete(w);
+}
+
+static bool delete_third(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (w->packs < 3) return false;
+    (void)r;
+    reply(w, call, (answer_t){.code = -1, .msg = "gone", .delete_task = true});
+    return true;
+}
+
+static void delete_task_removes_it(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 500;
+    w->script = delete_third;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, w->packs == 3 && !exists(folder(w)));
+    run_for(w, 500);
+    assert_int_equal(w->packs, 3);
+    /* Its place is free. */
+    w->script = NULL;
+    w->rows.len = w->end.len = 0;
+    add_ok(w, (hand_out_t){.mode = 0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+static bool hold_first_of_a(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (!strcmp(r->token, "a") && !w->held) {
+        w->held = call;
+        return true;
+    }
+    if (w->step == 1) assert_string_equal(r->token, "b"); /* defect 35: only one chain a partition */
+    return false;
+}
+
+/* The answer to the old token's request says "delete" when the new token's task is there. */
+static void test_defect_36_outdated_reply(void **state) {
+    world_t *w = *state;
+    w->script = hold_first_of_a;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    RUN_UNTIL(w, w->held);
+    add_ok(w, (hand_out_t){.token = "b", .mode = 2});
+    w->step = 1;
+    reply(w, w->held, (answer_t){.code = -1, .msg = "outdated token", .delete_task = true});
+    w->held = NULL;
+    RUN_UNTIL(w, complete(w, expected_len(w)));
+    assert_complete(w);
+    run_for(w, 500);
+    assert_true(exists(folder(w)));
+    assert_string_equal(w->token, "b");
+}
+
+/* ---- AddSyncTask ---- */
+
+static void same_token(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    add(w, (hand_out_t){.mode = 2});
+    assert_int_equal(w->code, -1);
+    assert_string_equal(w->msg, "why send a same task?");
+}
+
+static void refused_tables(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    w->unknown_table = true;
+    add(w, (hand_out_t){0});
+    assert_int_equal(w->code, -1);
+    assert_string_equal(w->msg, "table status is not valid: ");
+    w->unknown_table = false;
+    w->memory_table = true;
+    add(w, (hand_out_t){0});
+    assert_int_equal(w->code, -1);
+    assert_memory_equal(w->msg, "table status is not valid: ", 27);
+    assert_non_null(strstr(w->msg, "memory table can't be synced"));
+    w->memory_table = false;
+    w->tablet_refuses = true;
+    add(w, (hand_out_t){0});
+    assert_int_equal(w->code, -1);
+    assert_memory_equal(w->msg, "get table status from tablet server failed, maybe table doesn't exist: ", 71);
+    assert_non_null(strstr(w->msg, "not today"));
+    assert_false(exists(folder(w)));
+    assert_int_equal(w->requests, 0);
+    /* Defect 38: a failed hand-out leaves nothing; the same token may come again. */
+    w->tablet_refuses = false;
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+static void test_defect_34_schema_is_checked(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    Openmldb__Api__TableMeta *meta = w->meta;
+    w->meta = NULL;
+    add(w, (hand_out_t){0});
+    w->meta = meta;
+    assert_int_equal(w->code, -1);
+    assert_non_null(strstr(w->msg, "get table schema from tablet server failed"));
+    assert_false(exists(folder(w)));
+}
+
+/* A row of a schema version that is newer than what the tablet answered first: it is asked again. */
+static void newer_schema_is_fetched(void **state) {
+    world_t *w = *state;
+    w->tid = 9;
+    use_table(w, "case9_added_columns", "db/9_0");
+    w->old_schema = true;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_true(w->schema_calls >= 2);
+    assert_complete(w);
+}
+
+static void other_file_system_is_refused(void **state) {
+    world_t *w = *state;
+    char other[] = "/dev/shm/osync-collector-XXXXXX";
+    assert_non_null(mkdtemp(other));
+    w->config.data_dir = other;
+    start_collector(w);
+    add(w, (hand_out_t){0});
+    assert_int_equal(w->code, -1);
+    assert_non_null(strstr(w->msg, "Invalid cross-device link"));
+    assert_non_null(strstr(w->msg, w->source));
+    assert_non_null(strstr(w->msg, other));
+    assert_false(exists(fmt("%s/3-0", other)));
+    stop_collector(w);
+    osync__rmtree(other, NULL);
+}
+
+/* A tablet that doesn't answer for one partition holds up no other. */
+static void test_defect_37_slow_tablet(void **state) {
+    world_t *w = *state;
+    w->hold_status = true;
+    start_collector(w);
+    send_add(w, (hand_out_t){.pid = 1});
+    RUN_UNTIL(w, w->held_status);
+    add_ok(w, (hand_out_t){.pid = 0});
+    assert_int_equal(w->answers, 1);
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+/* While the tablet is silent, a newer hand-out takes the place of the one that waits. */
+static void newer_hand_out_replaces_a_waiting_one(void **state) {
+    world_t *w = *state;
+    w->hold_status = true;
+    start_collector(w);
+    send_add(w, (hand_out_t){.token = "a"});
+    RUN_UNTIL(w, w->held_status);
+    send_add(w, (hand_out_t){.token = "b"});
+    RUN_UNTIL(w, w->finished);
+    assert_int_equal(w->answers, 2);
+    assert_string_equal(w->token, "b");
+    assert_complete(w);
+}
+
+/* A hand-out that fails leaves the task that is there as it was. */
+static void failed_hand_out_keeps_the_old_task(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    w->config.max_pack_size = 500;
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    w->unknown_table = true;
+    add(w, (hand_out_t){.token = "b", .mode = 2});
+    assert_int_equal(w->code, -1);
+    RUN_UNTIL(w, complete(w, expected_len(w)));
+    assert_complete(w);
+    assert_string_equal(w->token, "a");
+}
+
+/* The scheduler deletes the old task while the new one's tablet is silent, which then fails: what is stored is taken up
+ * again, and ends as it would have ended. */
+static void deleted_while_another_is_set_up(void **state) {
+    world_t *w = *state;
+    w->script = as_ours;
+    w->config.max_pack_size = 500;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    RUN_UNTIL(w, w->taken >= 2);
+    w->hold_status = true;
+    send_add(w, (hand_out_t){.token = "b", .mode = 2});
+    RUN_UNTIL(w, w->held_status);
+    w->only = "b";
+    int requests = w->requests;
+    RUN_UNTIL(w, w->requests > requests);
+    run_for(w, 300);
+    assert_true(exists(fmt("%s/task.progress", folder(w)))); /* for token b */
+    w->unknown_table = true;
+    answer_status(w, w->held_status);
+    w->held_status = NULL;
+    w->hold_status = false;
+    RUN_UNTIL(w, w->answers == 2);
+    assert_int_equal(w->code, -1);
+    RUN_UNTIL(w, !exists(folder(w)));
+}
+
+/* The old task's links serve the new token: files that the tablet has purged since. */
+static void new_token_goes_on_with_the_old_links(void **state) {
+    world_t *w = *state;
+    osync__buf_t expected = {0}, point = {0};
+    w->config.max_pack_size = 500;
+    w->commit_at_once = true;
+    w->script = as_ours;
+    w->most = 2;
+    expect_rows(w, &expected, 0);
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    RUN_UNTIL(w, w->taken == 2);
+    shell(fmt("rm -rf %s/snapshot/* && rm -f %s/binlog/0000000[0-3].log", w->source, w->source));
+    copy(&point, &w->end);
+    add_ok(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    w->only = "b";
+    w->most = 0;
+    RUN_UNTIL(w, complete(w, expected.len));
+    assert_int_equal(w->rows.len, expected.len);
+    assert_memory_equal(w->rows.data, expected.data, expected.len);
+    assert_string_equal(w->token, "b");
+    osync__buf_free(&point);
+    osync__buf_free(&expected);
+}
+
+/* ---- restart ---- */
+
+/* What the collector finds in its folder is enough, whatever the scheduler has kept meanwhile. */
+static void resumes_after_a_restart(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 300;
+    w->script = as_ours;
+    int restarts = 0;
+    for (; !w->finished; restarts++) {
+        w->most = w->taken + 2;
+        start_collector(w);
+        if (restarts == 0) add_ok(w, (hand_out_t){0});
+        RUN_UNTIL(w, w->taken == w->most || w->finished);
+        if (restarts % 2 == 0) commit(w); /* half of the time more was taken than is committed */
+        run_for(w, 20 * (unsigned)(restarts % 3));
+        stop_collector(w);
+        if (w->finished) break;
+        assert_true(exists(fmt("%s/task.progress", folder(w))));
+        if (restarts % 3 == 2) { /* the scheduler restarts too, and forgets what isn't committed */
+            w->rows.len = w->committed_rows;
+            copy(&w->end, &w->committed);
+            w->last_start.len = 0;
+        }
+    }
+    assert_true(restarts >= 5);
+    assert_true(w->resumes > 0);
+    assert_int_equal(w->finished, 1);
+    assert_complete(w);
+}
+
+static bool wait_for_tablet(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (r->report->reason && strstr(r->report->reason, "not today")) w->step++;
+    return as_ours(w, call, r);
+}
+
+static void stored_task_waits_for_its_tablet(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 300;
+    w->config.heartbeat_ms = 50;
+    w->commit_at_once = true;
+    w->script = wait_for_tablet;
+    w->most = 2;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->taken == 2);
+    stop_collector(w);
+    w->tablet_refuses = true;
+    w->most = 0;
+    start_collector(w);
+    RUN_UNTIL(w, w->step >= 3);
+    assert_string_equal(w->state, "linking");
+    assert_false(w->failed);
+    w->tablet_refuses = false;
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+/* A garbage task.progress (of the original, which writes it in place) neither stops the collector nor is removed. */
+static void test_defect_17_unreadable_progress(void **state) {
+    world_t *w = *state;
+    shell(fmt("mkdir -p %s/7-0/binlog %s/8-0/binlog %s/9-0/binlog", w->data, w->data, w->data));
+    shell(fmt(": > %s/7-0/task.progress; echo garbage > %s/8-0/task.progress", w->data, w->data));
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+    assert_true(exists(fmt("%s/7-0/task.progress", w->data)));
+    assert_true(exists(fmt("%s/8-0/binlog", w->data)));
+    assert_false(exists(fmt("%s/9-0", w->data))); /* was never promised */
+}
+
+static void original_scheduler_commits_by_answering(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 500;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2, .original = true});
+    RUN_UNTIL(w, complete(w, expected_len(w)));
+    assert_complete(w);
+    assert_int_equal(w->committed.len, 0); /* it told nothing */
+    /* Only the files from the last entry's on are needed then. */
+    RUN_UNTIL(w, !exists(fmt("%s/binlog/00000004.log", folder(w))));
+    assert_true(exists(fmt("%s/binlog/00000005.log", folder(w))));
+    assert_false(exists(fmt("%s/snapshot", folder(w))));
+}
+
+/* ---- links ---- */
+
+static void release_follows_the_commit(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 500;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, complete(w, expected_len(w)));
+    run_for(w, 300);
+    /* Nothing is committed: everything is kept. */
+    assert_true(exists(fmt("%s/binlog/00000000.log", folder(w))));
+    assert_true(exists(fmt("%s/snapshot/data/CURRENT", folder(w))));
+    commit(w);
+    RUN_UNTIL(w, !exists(fmt("%s/binlog/00000004.log", folder(w))));
+    assert_true(exists(fmt("%s/binlog/00000005.log", folder(w))));
+    assert_false(exists(fmt("%s/snapshot", folder(w))));
+    /* Defect 43: the tablet still has them, and they aren't linked again. */
+    run_for(w, 500);
+    assert_false(exists(fmt("%s/binlog/00000004.log", folder(w))));
+    assert_complete(w);
+}
+
+static bool count_waiting(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    (void)call;
+    if (!strcmp(r->report->state, "waiting")) {
+        assert_non_null(strstr(r->report->reason, "waits"));
+        assert_int_equal(w->packs, 0);
+        w->step++;
+    }
+    return false;
+}
+
+static void young_snapshot_is_let_alone(void **state) {
+    world_t *w = *state;
+    uint64_t began = osync__mono_ms();
+    w->config.snapshot_settle_ms = 700;
+    w->config.heartbeat_ms = 50;
+    w->script = count_waiting;
+    /* Half of the binlog comes while it waits, as what was applied before the checkpoint may. */
+    shell(fmt("touch %s/snapshot/MANIFEST; mv %s/binlog/00000005.log %s/later", w->source, w->source, w->top));
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->step >= 1);
+    shell(fmt("mv %s/later %s/binlog/00000005.log", w->top, w->source));
+    RUN_UNTIL(w, w->finished);
+    assert_true(osync__mono_ms() - began >= 700);
+    assert_complete(w);
+}
+
+static void test_defect_28_broken_log_is_reported(void **state) {
+    world_t *w = *state;
+    w->tid = 7;
+    use_table(w, "case7_broken_binlog", "payload_flip/7_0");
+    shell(fmt("rm -rf %s/snapshot", w->source));
+    w->config.heartbeat_ms = 50;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, w->failed);
+    assert_non_null(strstr(w->reason, ".log"));
+    assert_int_equal(w->finished, 0);
+    int beats = w->beats;
+    RUN_UNTIL(w, w->beats >= beats + 3); /* it goes on saying so */
+    assert_true(exists(folder(w)));
+}
+
+static void recreated_partition_is_reported(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, complete(w, expected_len(w)));
+    shell(
+        fmt("cp %s/binlog/00000005.log %s/x && mv %s/x %s/binlog/00000005.log", w->source, w->top, w->top, w->source));
+    RUN_UNTIL(w, w->failed);
+    assert_non_null(strstr(w->reason, "re-created"));
+    /* A new hand-out from the beginning takes what is there now. */
+    w->rows.len = w->end.len = 0;
+    add_ok(w, (hand_out_t){.token = "again"});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+/* ---- the rest ---- */
+
+static void data_folder_belongs_to_one(void **state) {
+    world_t *w = *state;
+    osync_collector_t *second = NULL;
+    osync_error_t err = {0};
+    start_collector(w);
+    assert_int_equal(osync_collector_new(&second, &w->loop, &w->config, &err), 0);
+    assert_int_equal(osync_collector_start(second, &err), OSYNC_ECONFIG);
+    assert_non_null(strstr(err.message, w->data));
+    w->open++;
+    osync_collector_close(second, on_closed, w);
+    while (w->open > 0) uv_run(&w->loop, UV_RUN_ONCE);
+}
+
+static void get(world_t *w, const char *path, char *out, size_t size) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)osync_collector_port(w->collector))};
+    size_t len = 0;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    const char *request = fmt("GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path);
+    assert_int_equal(write(fd, request, strlen(request)), (ssize_t)strlen(request));
+    for (bool end = false; !end;) {
+        uv_run(&w->loop, UV_RUN_ONCE);
+        ssize_t n = recv(fd, out + len, size - 1 - len, MSG_DONTWAIT);
+        end = n == 0;
+        if (n > 0) len += (size_t)n;
+        if (n < 0) assert_true(errno == EAGAIN);
+    }
+    out[len] = 0;
+    close(fd);
+}
+
+static void status_page(void **state) {
+    world_t *w = *state;
+    char text[8192];
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, complete(w, expected_len(w)) && !strcmp(w->state, "following"));
+    get(w, "/status", text, sizeof text);
+    assert_non_null(strstr(text, "200 OK"));
+    assert_non_null(strstr(text, "text/plain"));
+    assert_non_null(strstr(text, "[3-0]"));
+    assert_non_null(strstr(text, "state: following"));
+    assert_non_null(strstr(text, "version: "));
+    get(w, "/status?format=json", text, sizeof text);
+    assert_non_null(strstr(text, "application/json"));
+    assert_non_null(strstr(text, "\"state\": \"following\""));
+    assert_non_null(strstr(text, "\"linked_files\": "));
+}
+
+static void bad_configuration(void **state) {
+    world_t *w = *state;
+    osync_error_t err = {0};
+    osync_collector_t *c = NULL;
+    w->config.max_pack_size = w->config.max_body_size + 1;
+    assert_int_equal(osync_collector_new(&c, &w->loop, &w->config, &err), OSYNC_ECONFIG);
+    w->config.max_pack_size = 1;
+    w->config.endpoint = "nowhere";
+    assert_int_equal(osync_collector_new(&c, &w->loop, &w->config, &err), 0);
+    assert_int_equal(osync_collector_start(c, &err), OSYNC_ECONFIG);
+    assert_non_null(strstr(err.message, "nowhere"));
+    w->collector = c;
+}
+
+static bool hold_all(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    (void)r;
+    if (w->held) return false;
+    w->held = call;
+    return true;
+}
+
+/* Closing in the middle of everything, at many moments: nothing is used after it was freed (the sanitizers watch), and
+ * the loop ends. */
+static void closing_at_any_moment(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 200;
+    for (int i = 0; i < 40; i++) {
+        w->script = i % 3 == 0 ? hold_all : NULL;
+        w->hold_status = i % 5 == 4;
+        w->end.len = 0;
+        start_collector(w);
+        send_add(w, (hand_out_t){.token = fmt("t%d", i), .mode = 2});
+        for (int k = 0; k < i * 3; k++) uv_run(&w->loop, UV_RUN_NOWAIT);
+        if (i % 4 == 1) send_add(w, (hand_out_t){.token = fmt("u%d", i), .mode = 2});
+        for (int k = 0; k < i; k++) uv_run(&w->loop, UV_RUN_ONCE);
+        stop_collector(w);
+        if (w->held) reply(w, w->held, (answer_t){.delete_task = true});
+        if (w->held_status) answer_status(w, w->held_status);
+        w->held = w->held_status = NULL;
+        w->end.len = 0;
+        if (i % 2) osync__rmtree(folder(w), NULL);
+    }
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, make_world, drop_world)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        T(full_sync),
+        T(small_packs),
+        T(test_defect_12_large_row_goes_alone),
+        T(row_beyond_max_body_size_is_named),
+        T(no_snapshot),
+        T(empty_table_finishes),
+        T(start_ts_leaves_older_rows_out),
+        T(continuous_sync_reports_and_goes_on),
+        T(test_defect_8_file_that_fills_later),
+        T(heartbeats),
+        T(lost_answer_repeats_the_same),
+        T(refused_for_now_is_tried_again),
+        T(resume_point_rewinds),
+        T(delete_task_removes_it),
+        T(test_defect_36_outdated_reply),
+        T(same_token),
+        T(refused_tables),
+        T(test_defect_34_schema_is_checked),
+        T(newer_schema_is_fetched),
+        T(other_file_system_is_refused),
+        T(test_defect_37_slow_tablet),
+        T(newer_hand_out_replaces_a_waiting_one),
+        T(failed_hand_out_keeps_the_old_task),
+        T(deleted_while_another_is_set_up),
+        T(new_token_goes_on_with_the_old_links),
+        T(resumes_after_a_restart),
+        T(stored_task_waits_for_its_tablet),
+        T(test_defect_17_unreadable_progress),
+        T(original_scheduler_commits_by_answering),
+        T(release_follows_the_commit),
+        T(young_snapshot_is_let_alone),
+        T(test_defect_28_broken_log_is_reported),
+        T(recreated_partition_is_reported),
+        T(data_folder_belongs_to_one),
+        T(status_page),
+        T(bad_configuration),
+        T(closing_at_any_moment),
+    };
+    if (getenv("OSYNC_TEST_LOG")) osync_log_set(osync_log_stderr, NULL, OSYNC_LOG_DEBUG);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
