@@ -1,0 +1,286 @@
+/* What the scheduler's sources share: its objects, and who does what with them.
+ *
+ *   scheduler.c  the object: start, stored tasks, the periodic check, close
+ *   task.c       CreateSyncTask, DeleteSyncTask, the end of a task
+ *   assign.c     leader and collector of a partition, handing it out
+ *   send.c       SendData
+ *   status.c     TaskStatus and the status page
+ *   record.c     records in the checkpoint store
+ *   point.c      sync points, small helpers
+ *
+ * Everything runs on the loop's thread but the encoding of a pack. */
+#ifndef OSYNC_SCHEDULER_INTERNAL_H
+#define OSYNC_SCHEDULER_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uthash.h>
+#include <uv.h>
+
+#include "base/buf.h"
+#include "base/pool.h"
+#include "data_sync.pb-c.h"
+#include "delivery/delivery.h"
+#include "net/rpc.h"
+#include "osync/checkpoint.h"
+#include "osync/csv.h"
+#include "osync/scheduler.h"
+#include "scheduler/catalog.h"
+#include "scheduler/hosts.h"
+#include "scheduler/scheduler.pb-c.h"
+#include "scheduler/sinks.h"
+
+enum {
+    OSYNC__MAX_TASKS = 10000,
+    OSYNC__MAX_SUBTASKS = 100000,      /* of all tasks together */
+    OSYNC__MAX_CREATES = 64,           /* CreateSyncTask requests at once */
+    OSYNC__MAX_ADDS = 64,              /* AddSyncTask calls at once */
+    OSYNC__MAX_IDLE_CSV = 4,           /* encoders kept for a table */
+    OSYNC__CREATE_DEADLINE_MS = 60000, /* for the destination of a new task to become ready */
+};
+/* Bytes of attachments that are being encoded and written at once, and that may wait for their turn; beyond that the
+ * answer is "busy". */
+#define OSYNC__MAX_WORK_BYTES    (64u << 20)
+#define OSYNC__MAX_WAITING_BYTES (64u << 20)
+/* An encoder that had to grow beyond this isn't kept. */
+#define OSYNC__MAX_IDLE_CSV_BYTES (4u << 20)
+
+typedef struct osync__task osync__task_t;
+typedef struct osync__sub osync__sub_t;
+typedef struct osync__work osync__work_t;
+
+/* ---- records ---- */
+
+/* One key of the store. What it should hold is made by `pack` when it is written; a write that fails is tried again. */
+typedef struct osync__record {
+    osync_scheduler_t *s;
+    char key[80];
+    osync__buf_t stored, writing;
+    bool exists;   /* the store holds `stored` */
+    bool busy;     /* a call to the store is under way */
+    bool dirty;    /* something newer than `writing` is to be written */
+    bool failed;   /* the last try failed: the next tick tries again */
+    bool removing; /* nothing is to be held */
+    int (*pack)(void *owner, osync__buf_t *out);
+    void (*settled)(void *owner); /* the store holds what it should; may come from inside osync__record_put */
+    void *owner;
+} osync__record_t;
+
+void osync__sched_record_init(osync__record_t *r, osync_scheduler_t *s, int (*pack)(void *, osync__buf_t *),
+                              void (*settled)(void *), void *owner);
+int osync__sched_record_loaded(osync__record_t *r, const void *value, size_t len);
+void osync__sched_record_put(osync__record_t *r);
+void osync__sched_record_remove(osync__record_t *r);
+void osync__sched_record_retry(osync__record_t *r);
+bool osync__sched_record_idle(const osync__record_t *r); /* nothing under way, nothing to do */
+void osync__sched_record_free(osync__record_t *r);
+
+/* ---- tables ---- */
+
+/* A table's description in one of its versions, and encoders for it. */
+typedef struct osync__schema {
+    size_t refs;
+    osync_table_t *table;
+    size_t n_columns;
+    char *timezone; /* NULL: the machine's */
+    osync_csv_t *idle[OSYNC__MAX_IDLE_CSV];
+    size_t n_idle;
+} osync__schema_t;
+
+int osync__sched_schema_new(osync__schema_t **out, const void *info, size_t len, const char *timezone,
+                            osync_error_t *err);
+void osync__sched_schema_unref(osync__schema_t *schema);
+/* Gives an encoder back. */
+void osync__sched_schema_keep(osync__schema_t *schema, osync_csv_t *csv);
+
+/* ---- subtasks: one partition of a task ---- */
+
+typedef enum osync__handout {
+    OSYNC__HANDOUT_NONE,
+    OSYNC__HANDOUT_SAVING,  /* the new token is being stored */
+    OSYNC__HANDOUT_READY,   /* delivery goes back to the committed point */
+    OSYNC__HANDOUT_QUEUED,  /* waits for its turn */
+    OSYNC__HANDOUT_CALLING, /* AddSyncTask is under way */
+} osync__handout_t;
+
+struct osync__sub {
+    osync__task_t *task;
+    uint32_t pid;
+    Osync__Scheduler__Status status;
+    Osync__Scheduler__Cause cause;
+    char token[37];
+    char *tablet, *des_endpoint, *collector; /* as handed out */
+    char *reason;                            /* NULL: nothing to say */
+    osync__record_t record;
+
+    osync__delivery_t *delivery;
+    bool ready;         /* delivery takes rows; `end` is valid */
+    bool known;         /* the committed point is known */
+    bool delivery_gone; /* it was removed for good */
+    bool delivery_ending;
+    osync__buf_t end;        /* the point up to which rows were taken */
+    osync__buf_t last_start; /* where the last accepted request began; empty: not known */
+    size_t columns;          /* of the last rows written */
+    osync__work_t *work;     /* the request that is being worked on */
+
+    osync__handout_t handout;
+    uint64_t rpc_id;
+    bool heard;                  /* a SendData with the present token has come */
+    uint64_t seen_mono, seen_ms; /* last sign of life */
+    char *failed_collector;      /* the one that could not take it last time */
+    bool placing;                /* osync__sched_place is to find a place for it */
+    char *place_tablet;
+    char *place_error; /* why there is none */
+    bool place_away;
+
+    char phase[32]; /* of the collector's last report */
+    uint64_t snapshot_rows, log_tail;
+    osync__sub_t *prev, *next; /* in the queue of calls */
+};
+
+/* ---- tasks ---- */
+
+typedef enum osync__task_state { OSYNC__TASK_CREATING, OSYNC__TASK_ACTIVE, OSYNC__TASK_REMOVING } osync__task_state_t;
+
+typedef struct osync__waiter {
+    void (*cb)(void *arg);
+    void *arg;
+    struct osync__waiter *next;
+} osync__waiter_t;
+
+struct osync__task {
+    osync_scheduler_t *s;
+    osync__task_state_t state;
+    char id[37];
+    uint32_t tid;
+    char *db, *name;
+    int mode;
+    bool has_start_ts;
+    uint64_t start_ts;
+    char *dest, *target, *timezone;
+    uint64_t created_ms;
+    osync__record_t record;
+    osync_sink_t *sink;
+    const char *path; /* of dest within the sink */
+    osync__schema_t *schema;
+    bool fetching; /* TableInfo is being fetched for `schema_waiters` */
+    osync__work_t *schema_waiters;
+    osync__sub_t *subs; /* by pid */
+    size_t n_subs;
+    bool placing;
+    size_t holds; /* calls under way that come back to this task */
+    bool stepping, step_again;
+    struct create *create;
+    osync__waiter_t *waiters; /* for the end of the removal */
+    UT_hash_handle hh;        /* by tid */
+};
+
+/* ---- the scheduler ---- */
+
+struct osync_scheduler {
+    uv_loop_t *loop;
+    /* the configuration */
+    char *host, *advertised, *zk_cluster, *zk_root, *zk_cert, *state_dir, *timezone, *store_path;
+    int port;
+    uint32_t zk_session_timeout_ms, check_period_ms, request_timeout_ms, roll_interval_ms, worker_threads;
+    uint64_t max_body_size, roll_bytes;
+    osync__sinks_config_t sinks_config; /* strings are owned */
+
+    osync__catalog_t *catalog;
+    osync_checkpoint_t *store;
+    osync__pool_t *pool;
+    osync__rpc_client_t *client;
+    osync__rpc_server_t *server;
+    osync__hosts_t *hosts;
+    osync__sinks_t *sinks;
+    uv_timer_t tick;
+    bool tick_open;
+
+    osync__task_t *tasks;
+    size_t n_subs, n_creates;
+    bool loading, loaded;
+    char load_error[512];
+    uint64_t checked_mono, started_mono;
+
+    osync__work_t *queue; /* waits for work_bytes to fall */
+    bool queue_going;
+    size_t work_bytes, waiting_bytes;
+    size_t max_work_bytes, max_waiting_bytes;
+    osync__sub_t *calls; /* waits for `calling` to fall */
+    size_t calling;
+
+    size_t holds; /* what must come back before the next step of closing */
+    int closing;  /* 0, then the steps */
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+/* What a test replaces; NULL members are the real ones. The scheduler owns the catalog once it is made. */
+typedef struct osync__scheduler_parts {
+    osync__catalog_t *catalog;
+    osync__sink_maker make_sink;
+    void *make_sink_arg;
+} osync__scheduler_parts_t;
+
+int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_scheduler_config_t *config,
+                         const osync__scheduler_parts_t *parts, osync_error_t *err);
+
+void osync__sched_hold(osync_scheduler_t *s);
+void osync__sched_drop(osync_scheduler_t *s); /* may end in freeing s: the last thing a callback does */
+
+/* scheduler.c */
+int osync__sched_task_attach(osync__task_t *task, osync_error_t *err); /* sink and deliveries, if it has none yet */
+
+/* task.c */
+int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync__Scheduler__TaskRecord *r,
+                          osync_error_t *err);
+void osync__sched_task_free(osync__task_t *task);
+osync__sub_t *osync__sched_task_sub(osync__task_t *task, uint32_t pid);
+void osync__sched_task_hold(osync__task_t *task);
+void osync__sched_task_drop(osync__task_t *task); /* may end in freeing the task */
+/* Ends a task for good; `cb` (may be NULL) when nothing of it is left but its committed files. */
+void osync__sched_task_remove(osync__task_t *task, const char *why, void (*cb)(void *arg), void *arg);
+void osync__sched_task_step(osync__task_t *task); /* goes on with a removal, if there is one; may free the task */
+void osync__sched_task_closing(osync__task_t *task);
+void osync__sched_create_tick(osync__task_t *task);
+void osync__sched_create_handed_out(osync__sub_t *sub, const char *error); /* error NULL: accepted */
+void osync__sched_on_create(osync__rpc_call_t *call, void *arg);
+void osync__sched_on_delete(osync__rpc_call_t *call, void *arg);
+
+/* assign.c */
+typedef void (*osync__place_cb)(osync__task_t *task, int status, const osync_error_t *err);
+/* Finds leader and collector for the subtasks that have `placing` set: they get place_tablet and collector, or
+ * place_error. `info` is the table's newest TableInfo, or NULL to fetch it. status: 0, OSYNC_ENOENT (no such table), or
+ * the catalog can't be asked now. */
+int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync__place_cb cb);
+/* Gives a placed subtask to its collector, with a new token. */
+void osync__sched_hand_out(osync__sub_t *sub);
+void osync__sched_hand_out_go_on(osync__sub_t *sub); /* what it waited for may have come */
+void osync__sched_reassign(osync__task_t *task); /* the subtasks that are silent, or failed for want of a collector */
+bool osync__sched_silent(const osync__sub_t *sub, uint64_t now);
+
+/* send.c */
+void osync__sched_on_send(osync__rpc_call_t *call, void *arg);
+void osync__sched_work_abandon(osync__sub_t *sub);         /* of a task that ends */
+void osync__sched_work_go_on(osync__sub_t *sub);           /* the record has been stored */
+bool osync__sched_work_must_wait(const osync__sub_t *sub); /* the work can't be cut short now */
+
+/* status.c */
+void osync__sched_on_status(osync__rpc_call_t *call, void *arg);
+void osync__sched_on_page(osync__rpc_call_t *call, void *arg);
+
+/* point.c */
+int osync__sched_point_pack(osync__buf_t *out, const Openmldb__Datasync__SyncPoint *point);
+Openmldb__Datasync__SyncPoint *osync__sched_point_unpack(const void *data, size_t len);
+/* As protobuf's text format has it, without our additions. */
+int osync__sched_point_text(osync__buf_t *out, const Openmldb__Datasync__SyncPoint *point);
+bool osync__sched_buf_equal(const osync__buf_t *a, const osync__buf_t *b);
+int osync__sched_buf_set(osync__buf_t *b, const void *data, size_t len);
+int osync__sched_set(char **to, const char *from); /* replaces a string; NULL is fine */
+const char *osync__sched_status_name(Osync__Scheduler__Status status);
+void osync__sched_sub_state(osync__sub_t *sub, Osync__Scheduler__Status status, Osync__Scheduler__Cause cause,
+                            const char *reason);
+void osync__sched_reply_general(osync__rpc_call_t *call, int code, const char *msg);
+
+#endif

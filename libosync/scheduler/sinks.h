@@ -1,0 +1,33 @@
+/* Where tasks write to: what a `dest` means, and one sink for each file system that is in use. Loop thread only. */
+#ifndef OSYNC_SCHEDULER_SINKS_H
+#define OSYNC_SCHEDULER_SINKS_H
+
+#include "osync/sink.h"
+
+typedef struct osync__sinks osync__sinks_t;
+
+/* Makes a sink; a test may bring its own. `authority` is "" for file://. */
+typedef int (*osync__sink_maker)(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *scheme,
+                                 const char *authority, osync_error_t *err);
+
+typedef struct osync__sinks_config {
+    const char *hadoop_conf_dir; /* all three: may be NULL, see osync/scheduler.h; copied */
+    const char *hadoop_user;
+    const char *default_fs;
+    osync__sink_maker make; /* NULL: libosync's own sinks */
+    void *make_arg;
+} osync__sinks_config_t;
+
+int osync__sinks_new(uv_loop_t *loop, const osync__sinks_config_t *config, osync__sinks_t **out);
+/* Makes "scheme://authority/path" of a dest; the caller frees *target. OSYNC_EINVAL, OSYNC_ECONFIG, OSYNC_ENOTSUP, in
+ * plain words. */
+int osync__dest_resolve(osync__sinks_t *sinks, const char *dest, char **target, osync_error_t *err);
+/* The sink of a target, and the target's path within it (points into `target`). osync__sinks_put gives it back; the
+ * last one closes it. */
+int osync__sinks_get(osync__sinks_t *sinks, const char *target, osync_sink_t **out, const char **path,
+                     osync_error_t *err);
+void osync__sinks_put(osync__sinks_t *sinks, osync_sink_t *sink);
+/* Every sink must have been put. `cb` may come from inside the call. */
+void osync__sinks_close(osync__sinks_t *sinks, void (*cb)(void *arg), void *arg);
+
+#endif

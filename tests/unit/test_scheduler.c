@@ -1,0 +1,1600 @@
+/* The scheduler against a scripted catalog, scripted collectors and the file sink. What a ZooKeeper, a real collector
+ * and HDFS do with it is in tests/e2e. Numbers in names are those of docs/defects.md. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/sys.h"
+#include "row_builder.h"
+#include "scheduler/internal.h"
+
+enum { MAX_TABLES = 4, MAX_COLLECTORS = 3, MAX_ADDS = 256, WAIT_MS = 20000 };
+
+#define BIGINT OPENMLDB__TYPE__DATA_TYPE__kBigInt
+#define STRING OPENMLDB__TYPE__DATA_TYPE__kString
+#define INT    OPENMLDB__TYPE__DATA_TYPE__kInt
+
+/* ---- what the tests run on ---- */
+
+typedef struct table {
+    uint32_t tid;
+    const char *name;
+    unsigned partitions;
+    int mode; /* storage */
+    unsigned columns;
+    const char *leader; /* NULL: none */
+    bool dead;          /* is_alive of the leader */
+    bool reversed;      /* partitions in descending order, with a dead former leader in front */
+    bool dropped;
+} table_t;
+
+typedef struct add {
+    uint32_t tid, pid;
+    char token[64], tablet[64], to[64], dest[256];
+    uint64_t point; /* 0: the beginning */
+    bool osync, has_start_ts;
+    uint64_t start_ts;
+    int mode, collector;
+} add_t;
+
+struct env;
+typedef struct collector {
+    struct env *env;
+    osync__rpc_server_t *server;
+    char endpoint[64];
+    bool registered, hold;
+    int code;
+    osync__rpc_call_t *held;
+} collector_t;
+
+typedef struct catalog {
+    osync__catalog_t base;
+    struct env *env;
+} catalog_t;
+
+typedef struct env {
+    uv_loop_t loop;
+    char dir[64];
+    osync_scheduler_t *s;
+    osync__rpc_client_t *client;
+    collector_t collectors[MAX_COLLECTORS];
+    add_t adds[MAX_ADDS];
+    size_t n_adds;
+    table_t tables[MAX_TABLES];
+    bool away; /* the catalog */
+    bool hold_writes, sink_down;
+    size_t catalog_calls;
+    osync_scheduler_config_t config;
+    const char *local;
+    bool ended;
+} env_t;
+
+static void on_flag(void *arg) {
+    *(bool *)arg = true;
+}
+
+static void on_late(uv_timer_t *t) {
+    *(bool *)t->data = true;
+}
+
+/* Runs the loop until the condition holds, or fails. */
+#define WAIT(env, condition)                                                                                           \
+    do {                                                                                                               \
+        bool late_ = false;                                                                                            \
+        uv_timer_t timer_;                                                                                             \
+        uv_timer_init(&(env)->loop, &timer_);                                                                          \
+        timer_.data = &late_;                                                                                          \
+        uv_timer_start(&timer_, on_late, WAIT_MS, 0);                                                                  \
+        while (!(condition) && !late_) uv_run(&(env)->loop, UV_RUN_ONCE);                                              \
+        uv_close((uv_handle_t *)&timer_, NULL);                                                                        \
+        uv_run(&(env)->loop, UV_RUN_NOWAIT);                                                                           \
+        if (late_) fail_msg("waited too long for: %s", #condition);                                                    \
+    } while (0)
+
+static void run_for(env_t *e, uint64_t ms) {
+    uint64_t until = osync__mono_ms() + ms;
+    WAIT(e, osync__mono_ms() >= until);
+}
+
+/* ---- the catalog ---- */
+
+typedef struct question {
+    uv_timer_t timer;
+    env_t *env;
+    osync__catalog_table_cb table_cb;
+    osync__catalog_list_cb list_cb;
+    osync__catalog_name_cb name_cb;
+    void *arg;
+    char db[32], name[64];
+    uint32_t tid;
+} question_t;
+
+static size_t open_questions;
+
+static void on_question_closed(uv_handle_t *h) {
+    free(h->data);
+    open_questions--;
+}
+
+static void make_info(const table_t *t, osync__buf_t *out) {
+    Openmldb__Nameserver__TableInfo info = OPENMLDB__NAMESERVER__TABLE_INFO__INIT;
+    Openmldb__Common__ColumnDesc columns[3], *base[3], *added[1];
+    Openmldb__Common__ColumnKey key = OPENMLDB__COMMON__COLUMN_KEY__INIT, *keys[] = {&key};
+    Openmldb__Common__VersionPair pair = OPENMLDB__COMMON__VERSION_PAIR__INIT, *pairs[] = {&pair};
+    Openmldb__Nameserver__TablePartition partitions[8], *partition_pointers[8];
+    Openmldb__Nameserver__PartitionMeta metas[8][2], *meta_pointers[8][2];
+    char names[3][4] = {"c0", "c1", "c2"}, index[] = "i0", db[] = "db1", *cols[] = {names[0]}, old[] = "10.9.9.9:1";
+    static const int types[] = {BIGINT, STRING, INT};
+    for (size_t i = 0; i < 3; i++) {
+        columns[i] = (Openmldb__Common__ColumnDesc)OPENMLDB__COMMON__COLUMN_DESC__INIT;
+        columns[i].name = names[i];
+        columns[i].has_data_type = 1;
+        columns[i].data_type = (Openmldb__Type__DataType)types[i];
+        base[i] = &columns[i];
+    }
+    added[0] = &columns[2];
+    key.index_name = index;
+    key.n_col_name = 1;
+    key.col_name = cols;
+    pair.has_id = pair.has_field_count = 1;
+    pair.id = 2;
+    pair.field_count = 3;
+    for (unsigned i = 0; i < t->partitions; i++) {
+        unsigned pid = t->reversed ? t->partitions - 1 - i : i;
+        size_t n = 0;
+        partitions[i] = (Openmldb__Nameserver__TablePartition)OPENMLDB__NAMESERVER__TABLE_PARTITION__INIT;
+        partitions[i].pid = pid;
+        for (size_t m = 0; m < 2; m++) {
+            metas[i][m] = (Openmldb__Nameserver__PartitionMeta)OPENMLDB__NAMESERVER__PARTITION_META__INIT;
+            meta_pointers[i][m] = &metas[i][m];
+        }
+        if (t->reversed) {
+            metas[i][n].endpoint = old;
+            metas[i][n].is_leader = 1;
+            metas[i][n].has_is_alive = 1;
+            metas[i][n++].is_alive = 0;
+        }
+        metas[i][n].endpoint = (char *)(uintptr_t)(t->leader ? t->leader : "127.0.0.1:1");
+        metas[i][n].is_leader = t->leader != NULL;
+        metas[i][n].has_is_alive = 1;
+        metas[i][n++].is_alive = !t->dead;
+        partitions[i].n_partition_meta = n;
+        partitions[i].partition_meta = meta_pointers[i];
+        partition_pointers[i] = &partitions[i];
+    }
+    info.name = (char *)(uintptr_t)t->name;
+    info.db = db;
+    info.has_tid = 1;
+    info.tid = t->tid;
+    info.n_table_partition = t->partitions;
+    info.table_partition = partition_pointers;
+    info.n_column_desc = 2;
+    info.column_desc = base;
+    info.n_column_key = 1;
+    info.column_key = keys;
+    info.n_added_column_desc = t->columns > 2;
+    info.added_column_desc = added;
+    info.n_schema_versions = t->columns > 2;
+    info.schema_versions = pairs;
+    info.has_storage_mode = 1;
+    info.storage_mode = (Openmldb__Common__StorageMode)t->mode;
+    size_t len = openmldb__nameserver__table_info__get_packed_size(&info);
+    assert_int_equal(osync__buf_reserve(out, len), 0);
+    out->len = openmldb__nameserver__table_info__pack(&info, out->data);
+}
+
+static void on_question(uv_timer_t *timer) {
+    question_t *q = timer->data;
+    env_t *e = q->env;
+    osync_error_t err;
+    int rc = e->away ? osync__err(&err, OSYNC_ECONN, "connection loss") : 0;
+    if (q->table_cb) {
+        const table_t *t = NULL;
+        osync__buf_t info = {0};
+        for (size_t i = 0; i < MAX_TABLES && !t; i++) {
+            const table_t *c = &e->tables[i];
+            if (!c->name || c->dropped) continue;
+            if (*q->name ? strcmp(q->db, "db1") == 0 && strcmp(c->name, q->name) == 0 : c->tid == q->tid) t = c;
+        }
+        if (!rc && !t) rc = osync__err(&err, OSYNC_ENOENT, "no node");
+        if (!rc) make_info(t, &info);
+        q->table_cb(q->arg, rc, info.data, info.len, rc ? &err : NULL);
+        osync__buf_free(&info);
+    } else if (q->list_cb) {
+        const char *names[MAX_COLLECTORS];
+        size_t n = 0;
+        for (size_t i = 0; i < MAX_COLLECTORS; i++)
+            if (e->collectors[i].registered) names[n++] = e->collectors[i].endpoint;
+        q->list_cb(q->arg, rc, names, rc ? 0 : n, rc ? &err : NULL);
+    } else {
+        q->name_cb(q->arg, rc, "127.0.0.1:4444", rc ? &err : NULL); /* every name is the same machine */
+    }
+    uv_close((uv_handle_t *)timer, on_question_closed);
+}
+
+static question_t *question(osync__catalog_t *base, void *arg) {
+    question_t *q = calloc(1, sizeof *q);
+    q->env = ((catalog_t *)base)->env;
+    q->env->catalog_calls++;
+    q->arg = arg;
+    uv_timer_init(&q->env->loop, &q->timer);
+    q->timer.data = q;
+    uv_timer_start(&q->timer, on_question, 0, 0);
+    open_questions++;
+    return q;
+}
+
+static int catalog_find(osync__catalog_t *base, const char *db, const char *name, osync__catalog_table_cb cb,
+                        void *arg) {
+    question_t *q = question(base, arg);
+    snprintf(q->db, sizeof q->db, "%s", db);
+    snprintf(q->name, sizeof q->name, "%s", *name ? name : "?");
+    q->table_cb = cb;
+    return 0;
+}
+
+static int catalog_get(osync__catalog_t *base, uint32_t tid, osync__catalog_table_cb cb, void *arg) {
+    question_t *q = question(base, arg);
+    q->tid = tid;
+    q->table_cb = cb;
+    return 0;
+}
+
+static int catalog_collectors(osync__catalog_t *base, osync__catalog_list_cb cb, void *arg) {
+    question(base, arg)->list_cb = cb;
+    return 0;
+}
+
+static int catalog_resolve(osync__catalog_t *base, const char *name, osync__catalog_name_cb cb, void *arg) {
+    question(base, arg)->name_cb = cb;
+    return 0;
+}
+
+static int catalog_local(osync__catalog_t *base, char *out, size_t size) {
+    snprintf(out, size, "%s", ((catalog_t *)base)->env->local);
+    return 0;
+}
+
+typedef struct ending {
+    uv_timer_t timer;
+    osync__catalog_t *catalog;
+    void (*cb)(void *arg);
+    void *arg;
+} ending_t;
+
+static void on_ending_closed(uv_handle_t *h) {
+    free(h->data);
+}
+
+/* Open questions are answered first. */
+static void on_ending(uv_timer_t *timer) {
+    ending_t *x = timer->data;
+    if (open_questions > 0) return;
+    uv_timer_stop(timer);
+    free(x->catalog);
+    x->cb(x->arg);
+    uv_close((uv_handle_t *)timer, on_ending_closed);
+}
+
+static void catalog_close(osync__catalog_t *base, void (*cb)(void *arg), void *arg) {
+    ending_t *x = calloc(1, sizeof *x);
+    x->catalog = base;
+    x->cb = cb;
+    x->arg = arg;
+    uv_timer_init(&((catalog_t *)base)->env->loop, &x->timer);
+    x->timer.data = x;
+    uv_timer_start(&x->timer, on_ending, 0, 1);
+}
+
+static const osync__catalog_ops_t catalog_ops = {catalog_find,    catalog_get,   catalog_collectors,
+                                                 catalog_resolve, catalog_local, catalog_close};
+
+/* ---- collectors ---- */
+
+static uint64_t point_number(const Openmldb__Datasync__SyncPoint *p) {
+    return p && p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG ? p->offset : 0;
+}
+
+static void on_add(osync__rpc_call_t *call, void *arg) {
+    collector_t *c = arg;
+    env_t *e = c->env;
+    const Openmldb__Datasync__AddSyncTaskRequest *r =
+        (const Openmldb__Datasync__AddSyncTaskRequest *)osync__rpc_request(call);
+    assert_true(e->n_adds < MAX_ADDS);
+    add_t *a = &e->adds[e->n_adds++];
+    *a = (add_t){.tid = r->tid,
+                 .pid = r->pid,
+                 .point = point_number(r->sync_point),
+                 .osync = r->osync,
+                 .has_start_ts = r->has_start_ts,
+                 .start_ts = r->start_ts,
+                 .mode = (int)r->mode,
+                 .collector = (int)(c - e->collectors)};
+    snprintf(a->token, sizeof a->token, "%s", r->token);
+    snprintf(a->tablet, sizeof a->tablet, "%s", r->tablet_endpoint);
+    snprintf(a->to, sizeof a->to, "%s", r->des_endpoint);
+    snprintf(a->dest, sizeof a->dest, "%s", r->dest);
+    if (c->hold && !c->held)
+        c->held = call;
+    else
+        osync__sched_reply_general(call, c->code, c->code ? "refused by stub" : NULL);
+}
+
+static const osync__rpc_method_t collector_methods[] = {{"openmldb.datasync.DataCollector", "AddSyncTask",
+                                                         &openmldb__datasync__add_sync_task_request__descriptor,
+                                                         &openmldb__datasync__general_response__descriptor, on_add}};
+
+static add_t *last_add(env_t *e, uint32_t tid, uint32_t pid) {
+    for (size_t i = e->n_adds; i-- > 0;)
+        if (e->adds[i].tid == tid && e->adds[i].pid == pid) return &e->adds[i];
+    return NULL;
+}
+
+typedef struct pack {
+    uint32_t tid, pid;
+    const char *token; /* NULL: of the last AddSyncTask */
+    uint64_t start, next;
+    uint64_t first_row;
+    size_t rows;                           /* in the attachment */
+    int64_t count;                         /* -1: as many */
+    bool finished, original, failed, wide; /* wide: rows of schema version 2 */
+    const char *reason;
+    size_t cut; /* bytes missing at the end */
+} pack_t;
+
+typedef struct reply {
+    bool done;
+    int status, code;
+    char msg[2048];
+    bool delete_task, has_committed, has_resume;
+    uint64_t committed, resume;
+} reply_t;
+
+static void on_reply(void *arg, int status, const ProtobufCMessage *m, const osync_error_t *err) {
+    reply_t *r = arg;
+    r->done = true;
+    r->status = status;
+    if (status) {
+        snprintf(r->msg, sizeof r->msg, "%s", err->message);
+        return;
+    }
+    if (m->descriptor == &openmldb__datasync__general_response__descriptor) {
+        const Openmldb__Datasync__GeneralResponse *g = (const Openmldb__Datasync__GeneralResponse *)m;
+        r->code = g->code;
+        snprintf(r->msg, sizeof r->msg, "%s", g->msg ? g->msg : "");
+        return;
+    }
+    const Openmldb__Datasync__SendDataResponse *s = (const Openmldb__Datasync__SendDataResponse *)m;
+    r->code = s->response->code;
+    snprintf(r->msg, sizeof r->msg, "%s", s->response->msg ? s->response->msg : "");
+    r->delete_task = s->delete_task;
+    r->has_committed = s->committed_point != NULL;
+    r->has_resume = s->resume_point != NULL;
+    r->committed = point_number(s->committed_point);
+    r->resume = point_number(s->resume_point);
+}
+
+static const char *endpoint(env_t *e) {
+    static char text[32];
+    snprintf(text, sizeof text, "127.0.0.1:%d", osync_scheduler_port(e->s));
+    return text;
+}
+
+static void call(env_t *e, const char *method, const ProtobufCMessage *m, const void *data, size_t len,
+                 const ProtobufCMessageDescriptor *type, osync__rpc_cb cb, void *arg) {
+    osync_error_t err = {0};
+    int rc = osync__rpc_call(e->client, endpoint(e), "openmldb.datasync.SyncTool", method, m, data, len, type, 60000,
+                             cb, arg, NULL, &err);
+    if (rc) fail_msg("%s: %s", method, err.message);
+}
+
+static void set_point(Openmldb__Datasync__SyncPoint *p, uint64_t n) {
+    openmldb__datasync__sync_point__init(p);
+    p->type = n ? OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG : OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    p->has_offset = n != 0;
+    p->offset = n;
+}
+
+static void send_async(env_t *e, const pack_t *p, reply_t *reply) {
+    Openmldb__Datasync__SendDataRequest r = OPENMLDB__DATASYNC__SEND_DATA_REQUEST__INIT;
+    Openmldb__Datasync__CollectorReport report = OPENMLDB__DATASYNC__COLLECTOR_REPORT__INIT;
+    Openmldb__Datasync__SyncPoint start, next;
+    char state[] = "following";
+    osync__buf_t rows = {0};
+    add_t *a = last_add(e, p->tid, p->pid);
+    static const int types[] = {BIGINT, STRING, INT};
+    for (size_t i = 0; i < p->rows; i++) {
+        char text[32];
+        size_t size;
+        snprintf(text, sizeof text, "row %llu", (unsigned long long)(p->first_row + i));
+        row_value_t values[] = {{.bits = p->first_row + i}, {.text = text, .text_len = strlen(text)}, {.bits = 7}};
+        uint8_t *row = row_build(types, values, p->wide ? 3 : 2, p->wide ? 2 : 1, &size);
+        assert_int_equal(osync__buf_append(&rows, row, size), 0);
+        free(row);
+    }
+    *reply = (reply_t){0};
+    set_point(&start, p->start);
+    set_point(&next, p->next);
+    r.has_tid = r.has_pid = r.has_count = r.has_finished = 1;
+    r.tid = p->tid;
+    r.pid = p->pid;
+    r.start_point = &start;
+    r.next_point = &next;
+    r.count = p->count == -1 ? p->rows : (uint64_t)p->count;
+    r.finished = p->finished;
+    r.token = (char *)(uintptr_t)(p->token ? p->token : a ? a->token : "none");
+    report.state = state;
+    report.has_failed = 1;
+    report.failed = p->failed;
+    report.reason = (char *)(uintptr_t)p->reason;
+    if (!p->original) r.report = &report;
+    call(e, "SendData", &r.base, rows.data, rows.len - p->cut, &openmldb__datasync__send_data_response__descriptor,
+         on_reply, reply);
+    osync__buf_free(&rows);
+}
+
+static reply_t send_pack(env_t *e, pack_t p) {
+    reply_t reply;
+    send_async(e, &p, &reply);
+    WAIT(e, reply.done);
+    assert_int_equal(reply.status, 0);
+    return reply;
+}
+
+/* Rows first..first+n-1 as [start, next) of ours; the answer must be plain success. */
+static reply_t feed(env_t *e, uint32_t tid, uint32_t pid, uint64_t start, uint64_t next, uint64_t first, size_t n) {
+    reply_t r = send_pack(
+        e, (pack_t){.tid = tid, .pid = pid, .start = start, .next = next, .first_row = first, .rows = n, .count = -1});
+    assert_string_equal(r.msg, "");
+    assert_int_equal(r.code, 0);
+    return r;
+}
+
+static void create_async(env_t *e, const char *name, int mode, const char *dest, reply_t *reply) {
+    Openmldb__Datasync__CreateSyncTaskRequest r = OPENMLDB__DATASYNC__CREATE_SYNC_TASK_REQUEST__INIT;
+    char db[] = "db1";
+    *reply = (reply_t){0};
+    r.db = db;
+    r.name = (char *)(uintptr_t)name;
+    r.has_mode = mode >= 0;
+    r.mode = (Openmldb__Datasync__SyncMode)(mode < 0 ? 0 : mode);
+    r.dest = (char *)(uintptr_t)dest;
+    r.has_start_ts = 1;
+    r.start_ts = 77;
+    call(e, "CreateSyncTask", &r.base, NULL, 0, &openmldb__datasync__general_response__descriptor, on_reply, reply);
+}
+
+static reply_t create(env_t *e, const char *name, int mode, const char *dest) {
+    reply_t reply;
+    create_async(e, name, mode, dest, &reply);
+    WAIT(e, reply.done);
+    assert_int_equal(reply.status, 0);
+    return reply;
+}
+
+static void create_ok(env_t *e, const char *name, int mode) {
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/%s/", e->dir, name);
+    reply_t r = create(e, name, mode, dest);
+    assert_string_equal(r.msg, "");
+    assert_int_equal(r.code, 0);
+}
+
+static reply_t delete_task(env_t *e, const char *name) {
+    Openmldb__Datasync__DeleteSyncTaskRequest r = OPENMLDB__DATASYNC__DELETE_SYNC_TASK_REQUEST__INIT;
+    char db[] = "db1";
+    reply_t reply = {0};
+    r.db = db;
+    r.name = (char *)(uintptr_t)name;
+    call(e, "DeleteSyncTask", &r.base, NULL, 0, &openmldb__datasync__general_response__descriptor, on_reply, &reply);
+    WAIT(e, reply.done);
+    return reply;
+}
+
+/* ---- TaskStatus ---- */
+
+typedef struct shown {
+    uint32_t tid, pid;
+    char status[16], info[1024], collector[64], dest[128], token[64];
+    bool has_point, additions;
+    uint64_t count, point;
+} shown_t;
+
+typedef struct status {
+    bool done;
+    int code;
+    size_t n;
+    shown_t tasks[16];
+} status_t;
+
+static void on_task_status(void *arg, int rc, const ProtobufCMessage *m, const osync_error_t *err) {
+    status_t *st = arg;
+    st->done = true;
+    assert_int_equal(rc, 0);
+    const Openmldb__Datasync__TaskStatusResponse *r = (const Openmldb__Datasync__TaskStatusResponse *)m;
+    st->code = r->response->code;
+    assert_int_equal(r->n_task, r->n_readableinfo);
+    assert_true(r->n_task <= 16);
+    st->n = r->n_task;
+    for (size_t i = 0; i < r->n_task; i++) {
+        const Openmldb__Datasync__AddSyncTaskRequest *p = r->task[i]->progress;
+        shown_t *x = &st->tasks[i];
+        x->tid = p->tid;
+        x->pid = p->pid;
+        x->count = r->task[i]->count;
+        x->has_point = p->sync_point != NULL;
+        x->point = point_number(p->sync_point);
+        x->additions = p->has_osync || (p->sync_point && (p->sync_point->snapshot_name || p->sync_point->n_ranges));
+        snprintf(x->status, sizeof x->status, "%s", r->task[i]->status);
+        snprintf(x->info, sizeof x->info, "%s", r->readableinfo[i]);
+        snprintf(x->collector, sizeof x->collector, "%s", r->task[i]->data_collector ? r->task[i]->data_collector : "");
+        snprintf(x->dest, sizeof x->dest, "%s", p->dest);
+        snprintf(x->token, sizeof x->token, "%s", p->token ? p->token : "");
+    }
+}
+
+static status_t status(env_t *e, bool clear_all) {
+    Openmldb__Datasync__TaskStatusRequest r = OPENMLDB__DATASYNC__TASK_STATUS_REQUEST__INIT;
+    status_t st = {0};
+    r.has_clear_all = r.clear_all = clear_all;
+    call(e, "TaskStatus", &r.base, NULL, 0, &openmldb__datasync__task_status_response__descriptor, on_task_status, &st);
+    WAIT(e, st.done);
+    return st;
+}
+
+static shown_t shown(env_t *e, uint32_t tid, uint32_t pid) {
+    status_t st = status(e, false);
+    for (size_t i = 0; i < st.n; i++)
+        if (st.tasks[i].tid == tid && st.tasks[i].pid == pid) return st.tasks[i];
+    return (shown_t){0};
+}
+
+#define WAIT_STATUS(e, tid, pid, wanted)                                                                               \
+    do {                                                                                                               \
+        uint64_t until_ = osync__mono_ms() + WAIT_MS;                                                                  \
+        while (strcmp(shown(e, tid, pid).status, wanted) != 0) {                                                       \
+            if (osync__mono_ms() > until_) fail_msg("still %s, not %s", shown(e, tid, pid).status, wanted);            \
+            run_for(e, 5);                                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+/* ---- output ---- */
+
+typedef struct output {
+    char **lines;
+    size_t n, files;
+} output_t;
+
+static int compare_lines(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static output_t read_output(env_t *e, const char *name) {
+    char folder[160], path[512];
+    output_t out = {0};
+    snprintf(folder, sizeof folder, "%s/out/%s", e->dir, name);
+    DIR *d = opendir(folder);
+    if (!d) return out;
+    for (struct dirent *x; (x = readdir(d));) {
+        if (x->d_name[0] == '.' || x->d_name[0] == '_') continue;
+        osync__buf_t b = {0};
+        osync_error_t err;
+        snprintf(path, sizeof path, "%s/%s", folder, x->d_name);
+        if (osync__read_file(path, 1 << 20, &b, &err)) fail_msg("%s", err.message);
+        out.files++;
+        size_t columns = 0;
+        for (char *line = strtok((char *)b.data, "\n"); line; line = strtok(NULL, "\n")) {
+            size_t here = 1;
+            for (const char *c = line; *c; c++) here += *c == ',';
+            assert_true(columns == 0 || columns == here); /* one file has one schema */
+            columns = here;
+            out.lines = realloc(out.lines, (out.n + 1) * sizeof *out.lines);
+            out.lines[out.n++] = strdup(line);
+        }
+        osync__buf_free(&b);
+    }
+    closedir(d);
+    if (out.n) qsort(out.lines, out.n, sizeof *out.lines, compare_lines);
+    return out;
+}
+
+static void free_output(output_t *out) {
+    for (size_t i = 0; i < out->n; i++) free(out->lines[i]);
+    free(out->lines);
+}
+
+/* Exactly the rows 0..n-1, each once. */
+static void expect_rows(env_t *e, const char *name, size_t n) {
+    output_t out = read_output(e, name);
+    assert_int_equal(out.n, n);
+    for (size_t i = 0; i < n; i++) {
+        char line[64];
+        bool found = false;
+        snprintf(line, sizeof line, "%zu,\"row %zu\"", i, i);
+        for (size_t j = 0; j < n && !found; j++) found = strncmp(out.lines[j], line, strlen(line)) == 0;
+        if (!found) fail_msg("row %zu is missing", i);
+    }
+    free_output(&out);
+}
+
+/* ---- a sink that can be slow or down ---- */
+
+static const osync_sink_ops_t *real_ops;
+static osync_sink_ops_t test_ops;
+static env_t *test_env;
+static struct {
+    osync_sink_file_t *file;
+    const void *data;
+    size_t len;
+    osync_sink_cb cb;
+    void *arg;
+} held_write;
+
+static int sink_write(osync_sink_file_t *file, const void *data, size_t len, osync_sink_cb cb, void *arg) {
+    if (!test_env->hold_writes || held_write.cb) return real_ops->write(file, data, len, cb, arg);
+    held_write.file = file;
+    held_write.data = data;
+    held_write.len = len;
+    held_write.cb = cb;
+    held_write.arg = arg;
+    return 0;
+}
+
+static void release_write(void) {
+    osync_sink_cb cb = held_write.cb;
+    held_write.cb = NULL;
+    test_env->hold_writes = false;
+    if (cb) assert_int_equal(real_ops->write(held_write.file, held_write.data, held_write.len, cb, held_write.arg), 0);
+}
+
+static int sink_rename(osync_sink_t *sink, const char *from, const char *to, osync_sink_cb cb, void *arg) {
+    return test_env->sink_down ? OSYNC_EIO : real_ops->rename(sink, from, to, cb, arg);
+}
+
+static int sink_mkdirs(osync_sink_t *sink, const char *path, osync_sink_cb cb, void *arg) {
+    return test_env->sink_down ? OSYNC_EIO : real_ops->mkdirs(sink, path, cb, arg);
+}
+
+static int sink_remove(osync_sink_t *sink, const char *path, bool recursive, osync_sink_cb cb, void *arg) {
+    return test_env->sink_down ? OSYNC_EIO : real_ops->remove(sink, path, recursive, cb, arg);
+}
+
+static int make_sink(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *scheme, const char *authority,
+                     osync_error_t *err) {
+    assert_string_equal(scheme, "file");
+    int rc = osync_file_sink_new(out, loop, 2, err);
+    if (rc) return rc;
+    real_ops = (*out)->ops;
+    test_ops = *real_ops;
+    test_ops.write = sink_write;
+    test_ops.rename = sink_rename;
+    test_ops.mkdirs = sink_mkdirs;
+    test_ops.remove = sink_remove;
+    (*out)->ops = &test_ops;
+    return 0;
+}
+
+/* ---- set-up ---- */
+
+static void start(env_t *e) {
+    osync_error_t err = {0};
+    catalog_t *c = calloc(1, sizeof *c);
+    c->base.ops = &catalog_ops;
+    c->env = e;
+    osync__scheduler_parts_t parts = {.catalog = &c->base, .make_sink = make_sink};
+    if (osync__scheduler_new(&e->s, &e->loop, &e->config, &parts, &err) || osync_scheduler_start(e->s, &err))
+        fail_msg("%s", err.message);
+    WAIT(e, e->s->loaded);
+}
+
+static void stop(env_t *e) {
+    e->ended = false;
+    osync_scheduler_close(e->s, on_flag, &e->ended);
+    WAIT(e, e->ended);
+    e->s = NULL;
+}
+
+static void all_ready(env_t *e) {
+    for (osync__task_t *t = e->s->tasks; t; t = t->hh.next)
+        for (size_t i = 0; i < t->n_subs; i++) WAIT(e, t->subs[i].ready);
+}
+
+static void restart(env_t *e) {
+    stop(e);
+    start(e);
+    all_ready(e);
+}
+
+static void to_stderr(osync_log_level_t level, const char *message, void *arg) {
+    fprintf(stderr, "%d %s\n", (int)level, message);
+}
+
+static env_t *new_env(uint32_t check_ms) {
+    env_t *e = calloc(1, sizeof *e);
+    osync_error_t err = {0};
+    if (getenv("OSYNC_TEST_LOG")) osync_log_set(to_stderr, NULL, OSYNC_LOG_DEBUG);
+    uv_loop_init(&e->loop);
+    test_env = e;
+    snprintf(e->dir, sizeof e->dir, "/tmp/osync-scheduler-XXXXXX");
+    assert_non_null(mkdtemp(e->dir));
+    for (int i = 0; i < MAX_COLLECTORS; i++) {
+        collector_t *c = &e->collectors[i];
+        osync__rpc_server_config_t config = {
+            .host = "127.0.0.1", .max_body_size = 1 << 20, .methods = collector_methods, .n_methods = 1, .arg = c};
+        c->env = e;
+        c->registered = i == 0;
+        if (osync__rpc_server_new(&e->loop, &config, &c->server, &err)) fail_msg("%s", err.message);
+        snprintf(c->endpoint, sizeof c->endpoint, "127.0.0.1:%d", osync__rpc_server_port(c->server));
+    }
+    osync__rpc_client_config_t client = {.max_body_size = 64 << 20};
+    if (osync__rpc_client_new(&e->loop, &client, &e->client, &err)) fail_msg("%s", err.message);
+    e->tables[0] = (table_t){.tid = 5, .name = "t1", .partitions = 1, .mode = 2, .leader = "127.0.0.1:9999"};
+    e->tables[1] = (table_t){.tid = 6, .name = "t2", .partitions = 2, .mode = 3, .leader = "127.0.0.1:9999"};
+    e->local = "127.0.0.1";
+    osync_scheduler_config_init(&e->config);
+    e->config.host = "127.0.0.1";
+    e->config.state_dir = e->dir;
+    e->config.check_period_ms = check_ms;
+    e->config.request_timeout_ms = 5000;
+    e->config.csv_timezone = "UTC";
+    start(e);
+    return e;
+}
+
+static void on_walk(uv_handle_t *h, void *arg) {
+    fprintf(stderr, "left open: %s%s\n", uv_handle_type_name(h->type), uv_is_closing(h) ? " (closing)" : "");
+}
+
+static void end_env(env_t *e) {
+    bool client = false, servers[MAX_COLLECTORS] = {false};
+    if (e->s) stop(e);
+    for (int i = 0; i < MAX_COLLECTORS; i++) {
+        if (e->collectors[i].held) osync__sched_reply_general(e->collectors[i].held, 0, NULL);
+        osync__rpc_server_close(e->collectors[i].server, on_flag, &servers[i]);
+    }
+    osync__rpc_client_close(e->client, on_flag, &client);
+    WAIT(e, client && servers[0] && servers[1] && servers[2]);
+    uv_run(&e->loop, UV_RUN_NOWAIT);
+    if (uv_loop_close(&e->loop)) {
+        uv_walk(&e->loop, on_walk, NULL);
+        fail_msg("the loop still has handles");
+    }
+    osync_error_t err;
+    if (osync__rmtree(e->dir, &err)) fail_msg("%s", err.message);
+    free(e);
+    test_env = NULL;
+}
+
+enum { NEVER = 600000 };
+
+static bool work_of(env_t *e, uint32_t tid, uint32_t pid) {
+    osync__task_t *t = NULL;
+    HASH_FIND(hh, e->s->tasks, &tid, sizeof tid, t);
+    return t && osync__sched_task_sub(t, pid)->work;
+}
+
+/* ---- tests ---- */
+
+static void a_full_sync_from_create_to_end(void **state) {
+    env_t *e = new_env(100);
+    create_ok(e, "t2", 0);
+    assert_int_equal(e->n_adds, 2);
+    char expected[128];
+    for (uint32_t pid = 0; pid < 2; pid++) {
+        add_t *a = last_add(e, 6, pid);
+        assert_true(a->osync && a->has_start_ts && a->mode == 0 && a->start_ts == 77 && a->point == 0);
+        assert_int_equal(strlen(a->token), 36);
+        assert_string_equal(a->tablet, "127.0.0.1:9999");
+        assert_string_equal(a->to, endpoint(e));
+        snprintf(expected, sizeof expected, "file://%s/out/t2", e->dir);
+        assert_string_equal(a->dest, expected); /* without the trailing '/' */
+    }
+    shown_t x = shown(e, 6, 1);
+    assert_string_equal(x.status, "INIT");
+    assert_string_equal(x.collector, e->collectors[0].endpoint);
+    assert_string_equal(x.token, last_add(e, 6, 1)->token);
+    assert_true(x.has_point && x.point == 0 && x.count == 0 && !x.additions);
+    assert_true(strncmp(x.info, "lastUpdateTime=", 15) == 0 && strstr(x.info, ";progressPath=/"));
+
+    reply_t r = feed(e, 6, 0, 0, 10, 0, 4);
+    assert_true(r.has_committed && r.committed == 0 && !r.has_resume && !r.delete_task);
+    x = shown(e, 6, 0);
+    assert_string_equal(x.status, "RUNNING");
+    assert_true(x.count == 0 && x.point == 0); /* taken, not committed */
+    r = send_pack(
+        e, (pack_t){
+               .tid = 6, .pid = 0, .start = 10, .next = 14, .first_row = 4, .rows = 2, .count = -1, .finished = true});
+    assert_int_equal(r.code, 0);
+    assert_int_equal(r.committed, 14);
+    x = shown(e, 6, 0);
+    assert_string_equal(x.status, "SUCCESS");
+    assert_true(x.count == 6 && x.point == 14);
+    feed(e, 6, 1, 0, 3, 6, 3);
+    r = send_pack(e, (pack_t){.tid = 6, .pid = 1, .start = 3, .next = 3, .finished = true});
+    assert_int_equal(r.code, 0);
+    assert_int_equal(r.committed, 3);
+    WAIT(e, e->s->tasks == NULL);
+    assert_int_equal(status(e, false).n, 0);
+    expect_rows(e, "t2", 9);
+    char path[160];
+    snprintf(path, sizeof path, "%s/out/t2/_osync", e->dir);
+    DIR *d = opendir(path);
+    size_t left = 0;
+    for (struct dirent *entry; d && (entry = readdir(d));) left += entry->d_name[0] != '.';
+    if (d) closedir(d);
+    assert_int_equal(left, 0);
+    /* and the table can be synced again */
+    create_ok(e, "t2", 2);
+    end_env(e);
+}
+
+static void defect_21_a_restart_neither_loses_nor_repeats(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    char token[64];
+    snprintf(token, sizeof token, "%s", last_add(e, 5, 0)->token);
+    feed(e, 5, 0, 0, 5, 0, 5);
+    restart(e);                     /* nothing was committed */
+    assert_int_equal(e->n_adds, 1); /* the token still holds: nobody is asked again */
+    reply_t r = send_pack(e, (pack_t){.tid = 5, .start = 5, .next = 8, .first_row = 5, .rows = 3, .count = -1});
+    assert_true(r.code == -1 && r.has_resume && r.resume == 0 && r.has_committed && r.committed == 0 && !r.delete_task);
+    feed(e, 5, 0, 0, 6, 0, 6);
+    e->config.roll_interval_ms = 1;
+    restart(e);
+    feed(e, 5, 0, 0, 6, 0, 6);
+    WAIT(e, shown(e, 5, 0).count == 6); /* committed by the roll interval */
+    r = send_pack(e, (pack_t){.tid = 5, .start = 6, .next = 6});
+    assert_int_equal(r.committed, 6);
+    restart(e);
+    shown_t x = shown(e, 5, 0);
+    assert_string_equal(x.token, token);
+    assert_string_equal(x.collector, e->collectors[0].endpoint); /* 53: nothing is forgotten */
+    assert_true(x.count == 6 && x.point == 6);
+    assert_string_equal(x.status, "RUNNING");
+    feed(e, 5, 0, 6, 9, 6, 3);
+    WAIT(e, shown(e, 5, 0).count == 9);
+    expect_rows(e, "t1", 9);
+    end_env(e);
+}
+
+static void defect_22_a_repeated_request_is_taken_once(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 0);
+    pack_t p = {.tid = 5, .start = 0, .next = 3, .rows = 3, .count = -1};
+    assert_int_equal(send_pack(e, p).code, 0);
+    assert_int_equal(send_pack(e, p).code, 0); /* the answer was lost */
+    pack_t q = {.tid = 5, .start = 3, .next = 5, .first_row = 3, .rows = 2, .count = -1};
+    e->hold_writes = true;
+    reply_t first, second, third;
+    send_async(e, &q, &first);
+    WAIT(e, work_of(e, 5, 0));
+    send_async(e, &q, &second); /* while the first is worked on */
+    run_for(e, 20);
+    assert_false(first.done || second.done);
+    send_async(e, &q, &third);
+    WAIT(e, second.done); /* its place was taken */
+    assert_true(second.code == -1 && !second.delete_task && !second.has_resume);
+    pack_t other = q;
+    other.next = 6;
+    reply_t busy = send_pack(e, other);
+    assert_true(busy.code == -1 && !busy.delete_task && !busy.has_resume);
+    release_write();
+    WAIT(e, first.done && third.done);
+    assert_int_equal(first.code, 0);
+    assert_int_equal(third.code, 0);
+    pack_t end = {.tid = 5, .start = 5, .next = 5, .finished = true};
+    assert_int_equal(send_pack(e, end).code, 0);
+    assert_int_equal(send_pack(e, end).code, 0);
+    expect_rows(e, "t1", 5);
+    /* after the end only the same end is known */
+    reply_t r = send_pack(e, q);
+    assert_string_equal(
+        r.msg, "java.lang.IllegalStateException: task is not init or running, ignore this request. st: SUCCESS");
+    assert_true(r.delete_task && r.code == -1);
+    restart(e); /* also by the next run */
+    assert_int_equal(send_pack(e, end).code, 0);
+    end_env(e);
+}
+
+static void unknown_and_outdated_collectors_are_told_so(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 0);
+    reply_t r = send_pack(e, (pack_t){.tid = 999, .original = true});
+    assert_string_equal(r.msg, "com._4paradigm.openmldb.synctool.IgnorableException: can't find sync task, tid: 999");
+    assert_true(r.code == -1 && r.delete_task);
+    r = send_pack(e, (pack_t){.tid = 5, .pid = 7});
+    assert_string_equal(r.msg,
+                        "com._4paradigm.openmldb.synctool.IgnorableException: can't find sync task, tid: 5, pid: 7");
+    assert_true(r.code == -1 && r.delete_task);
+    r = send_pack(e, (pack_t){.tid = 5, .token = "nope"});
+    assert_string_equal(r.msg,
+                        "com._4paradigm.openmldb.synctool.IgnorableException: token not match, ignore this request");
+    assert_true(r.code == -1 && r.delete_task);
+    r = send_pack(e, (pack_t){.tid = 5, .token = ""});
+    assert_true(r.code == -1 && r.delete_task);
+    end_env(e);
+}
+
+static void an_original_collector_is_told_done_only_about_committed_rows(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    pack_t p = {.tid = 5, .start = 0, .next = 12345, .rows = 3, .count = -1, .original = true};
+    reply_t r = send_pack(e, p);
+    assert_true(r.code == 0 && !r.has_committed && !r.delete_task);
+    expect_rows(e, "t1", 3); /* C1: in published files before the answer */
+    r = send_pack(e, p);     /* the answer was lost */
+    assert_int_equal(r.code, 0);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 0, .next = 12346, .rows = 1, .count = -1, .original = true});
+    assert_string_equal(r.msg,
+                        "java.lang.IllegalArgumentException: start point type: kSNAPSHOT\n != current point type: "
+                        "kBINLOG\noffset: 12345\n");
+    assert_true(r.code == -1 && r.delete_task && !r.has_resume);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 12345, .next = 12346, .rows = 0, .count = 2, .original = true});
+    assert_string_equal(r.msg, "java.lang.IllegalStateException: attachment data is null");
+    assert_true(r.delete_task);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 12345, .next = 12345, .original = true});
+    assert_int_equal(r.code, 0);
+    expect_rows(e, "t1", 3);
+    end_env(e);
+}
+
+static void a_silent_collector_is_replaced_from_the_committed_point(void **state) {
+    env_t *e = new_env(100);
+    create_ok(e, "t1", 2);
+    e->collectors[1].registered = true;
+    char token[64];
+    snprintf(token, sizeof token, "%s", last_add(e, 5, 0)->token);
+    feed(e, 5, 0, 0, 4, 0, 4);
+    WAIT(e, e->n_adds == 2);
+    add_t *a = last_add(e, 5, 0);
+    assert_string_not_equal(a->token, token);
+    assert_int_equal(a->collector, 1); /* not the one that has just failed */
+    assert_int_equal(a->point, 0);     /* what was staged is read again */
+    WAIT_STATUS(e, 5, 0, "RUNNING");
+    reply_t r =
+        send_pack(e, (pack_t){.tid = 5, .token = token, .start = 4, .next = 5, .first_row = 4, .rows = 1, .count = -1});
+    assert_true(r.delete_task); /* the former one has lost it */
+    feed(e, 5, 0, 0, 6, 0, 6);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 6, .next = 6, .finished = true});
+    assert_int_equal(r.code, 0);
+    WAIT(e, !e->s->tasks);
+    expect_rows(e, "t1", 6);
+    end_env(e);
+}
+
+static void defect_27_a_task_that_never_began_is_handed_out_again(void **state) {
+    env_t *e = new_env(50);
+    create_ok(e, "t1", 2);
+    assert_string_equal(shown(e, 5, 0).status, "INIT");
+    WAIT(e, e->n_adds >= 2);
+    WAIT_STATUS(e, 5, 0, "RUNNING");
+    end_env(e);
+}
+
+static void defect_29_a_failed_reassignment_is_tried_again(void **state) {
+    env_t *e = new_env(50);
+    create_ok(e, "t1", 2);
+    e->collectors[0].registered = false;
+    WAIT_STATUS(e, 5, 0, "FAILED");
+    assert_non_null(
+        strstr(shown(e, 5, 0).info, ";reason=java.lang.RuntimeException: can't find data collectors in zk"));
+    e->collectors[1].registered = true;
+    e->collectors[1].code = -1;
+    run_for(e, 200);
+    shown_t x = shown(e, 5, 0);
+    assert_string_equal(x.status, "FAILED");
+    assert_non_null(
+        strstr(x.info, ";reason=java.lang.RuntimeException: add sync task failed, code: -1, msg: refused by stub"));
+    restart(e); /* 53: still FAILED, with its reason, and still tried again */
+    assert_string_equal(shown(e, 5, 0).status, "FAILED");
+    e->collectors[1].code = 0;
+    WAIT_STATUS(e, 5, 0, "RUNNING");
+    assert_null(strstr(shown(e, 5, 0).info, "reason"));
+    end_env(e);
+}
+
+static void defect_30_without_zookeeper_nothing_fails(void **state) {
+    env_t *e = new_env(50);
+    create_ok(e, "t1", 2);
+    feed(e, 5, 0, 0, 4, 0, 4);
+    e->away = true;
+    WAIT_STATUS(e, 5, 0, "REASSIGNING");
+    size_t calls = e->catalog_calls;
+    WAIT(e, e->catalog_calls > calls + 3);
+    shown_t x = shown(e, 5, 0);
+    assert_string_equal(x.status, "REASSIGNING");
+    assert_non_null(strstr(x.info, "waits for ZooKeeper"));
+    feed(e, 5, 0, 4, 5, 4, 1); /* the collector had only been slow */
+    assert_string_equal(shown(e, 5, 0).status, "RUNNING");
+    e->away = false;
+    end_env(e);
+}
+
+static void defect_31_tables_with_different_destinations_survive_a_restart(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 0);
+    create_ok(e, "t2", 0);
+    feed(e, 5, 0, 0, 2, 0, 2);
+    restart(e);
+    feed(e, 5, 0, 0, 2, 0, 2);
+    feed(e, 6, 0, 0, 3, 0, 3);
+    assert_int_equal(send_pack(e, (pack_t){.tid = 5, .start = 2, .next = 2, .finished = true}).code, 0);
+    assert_int_equal(send_pack(e, (pack_t){.tid = 6, .start = 3, .next = 3, .finished = true}).code, 0);
+    expect_rows(e, "t1", 2);
+    expect_rows(e, "t2", 3);
+    end_env(e);
+}
+
+static void defect_25_finished_tables_end_and_the_check_goes_on(void **state) {
+    env_t *e = new_env(300);
+    e->tables[2] = (table_t){.tid = 7, .name = "t3", .partitions = 1, .mode = 2, .leader = "127.0.0.1:9999"};
+    create_ok(e, "t1", 0);
+    create_ok(e, "t3", 0);
+    create_ok(e, "t2", 2);
+    assert_int_equal(send_pack(e, (pack_t){.tid = 5, .next = 0, .finished = true}).code, 0);
+    assert_int_equal(send_pack(e, (pack_t){.tid = 7, .next = 0, .finished = true}).code, 0);
+    WAIT(e, HASH_COUNT(e->s->tasks) == 1);
+    size_t n = e->n_adds;
+    WAIT(e, e->n_adds > n + 1); /* the third is still watched */
+    end_env(e);
+}
+
+static void defect_26_a_table_under_creation_is_not_done(void **state) {
+    env_t *e = new_env(20);
+    e->collectors[0].hold = true;
+    reply_t r;
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/t1", e->dir);
+    create_async(e, "t1", 0, dest, &r);
+    WAIT(e, e->collectors[0].held);
+    run_for(e, 150);
+    assert_false(r.done);
+    assert_int_equal(status(e, false).n, 1);
+    assert_string_equal(create(e, "t1", 0, dest).msg, "sync task already exists(creating or created)");
+    /* the collector may be quicker than its answer */
+    assert_int_equal(send_pack(e, (pack_t){.tid = 5, .next = 0, .finished = true}).code, 0);
+    run_for(e, 100);
+    assert_int_equal(status(e, false).n, 1);
+    osync__sched_reply_general(e->collectors[0].held, 0, NULL);
+    e->collectors[0].held = NULL;
+    WAIT(e, r.done);
+    assert_int_equal(r.code, 0);
+    WAIT(e, !e->s->tasks);
+    end_env(e);
+}
+
+static void create_says_why_not(void **state) {
+    env_t *e = new_env(NEVER);
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/x", e->dir);
+    e->tables[2] = (table_t){.tid = 7, .name = "mem", .partitions = 1, .mode = 1, .leader = "127.0.0.1:9999"};
+    e->tables[3] = (table_t){.tid = 8, .name = "far", .partitions = 1, .mode = 2, .leader = "127.0.0.9:9999"};
+    assert_string_equal(create(e, "nosuch", 0, dest).msg, "table db1.nosuch doesn't exist"); /* 45 */
+    assert_string_equal(create(e, "mem", 0, dest).msg,
+                        "java.lang.IllegalArgumentException: only SSD and HDD are supported");
+    assert_string_equal(create(e, "t1", -1, dest).msg, "java.lang.IllegalStateException: mode is required");
+    assert_string_equal(create(e, "far", 0, dest).msg,
+                        "java.lang.RuntimeException: can't find living data collector in host: 127.0.0.9");
+    e->tables[3].leader = NULL;
+    assert_string_equal(create(e, "far", 0, dest).msg, "java.util.NoSuchElementException");
+    e->tables[3].leader = "127.0.0.1:9999";
+    e->tables[3].dead = true; /* 48: is_alive counts */
+    assert_string_equal(create(e, "far", 0, dest).msg, "the leader of partition 0, 127.0.0.1:9999, isn't alive");
+    e->collectors[0].registered = false;
+    assert_string_equal(create(e, "t1", 0, dest).msg, "java.lang.RuntimeException: can't find data collectors in zk");
+    e->collectors[0].registered = true;
+    assert_string_equal(create(e, "t1", 0, "").msg,
+                        "java.lang.IllegalArgumentException: Can not create a Path from an empty string");
+    assert_non_null(strstr(create(e, "t1", 0, "out/x").msg, "must be an absolute path"));
+    assert_non_null(strstr(create(e, "t1", 0, "file:///out/../x").msg, "'..'"));
+    assert_non_null(strstr(create(e, "t1", 0, "s3://bucket/x").msg, "s3:// is not supported"));
+    assert_non_null(strstr(create(e, "t1", 0, "/x").msg, "fs.defaultFS"));
+    e->sink_down = true;
+    assert_non_null(strstr(create(e, "t1", 0, dest).msg, "create hdfs tunnel failed"));
+    e->sink_down = false;
+    e->away = true;
+    assert_non_null(strstr(create(e, "t1", 0, dest).msg, "connection loss"));
+    e->away = false;
+    assert_int_equal(status(e, false).n, 0);
+    assert_int_equal(e->n_adds, 0);
+    create_ok(e, "t1", 0);
+    assert_string_equal(create(e, "t1", 0, dest).msg, "sync task already exists(creating or created)");
+    end_env(e);
+}
+
+static void defects_38_46_a_refused_create_is_taken_back_whole(void **state) {
+    env_t *e = new_env(NEVER);
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/t2", e->dir);
+    e->collectors[0].code = -1;
+    reply_t r = create(e, "t2", 0, dest);
+    assert_int_equal(r.code, -1);
+    assert_string_equal(r.msg, "java.lang.RuntimeException: add sync task failed, code: -1, msg: refused by stub");
+    assert_int_equal(status(e, false).n, 0);
+    r = send_pack(e, (pack_t){.tid = 6, .pid = 0}); /* one that had begun is told */
+    assert_true(r.delete_task);
+    restart(e);
+    assert_null(e->s->tasks);
+    e->collectors[0].code = 0;
+    create_ok(e, "t2", 0);
+    end_env(e);
+}
+
+static void defect_44_delete(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    create_ok(e, "t2", 2);
+    feed(e, 5, 0, 0, 3, 0, 3);
+    reply_t r = delete_task(e, "nosuch");
+    assert_int_equal(r.code, -1);
+    assert_string_equal(r.msg, "table db1.nosuch doesn't exist and has no sync task");
+    e->tables[0].dropped = true; /* a dropped table's task can still be deleted */
+    r = delete_task(e, "t1");
+    assert_int_equal(r.code, 0);
+    assert_string_equal(r.msg, "");
+    assert_int_equal(status(e, false).n, 2);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 3, .next = 4, .first_row = 3, .rows = 1, .count = -1});
+    assert_true(r.delete_task);
+    expect_rows(e, "t1", 0); /* uncommitted rows are not published later */
+    e->tables[0].dropped = false;
+    r = delete_task(e, "t1"); /* as the original: there is a table */
+    assert_int_equal(r.code, 0);
+    status_t st = status(e, true);
+    assert_true(st.code == 0 && st.n == 0);
+    assert_int_equal(status(e, false).n, 0);
+    restart(e);
+    assert_null(e->s->tasks);
+    end_env(e);
+}
+
+static void a_delete_that_is_interrupted_goes_on(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    e->hold_writes = true;
+    reply_t sent, deleted = {0};
+    pack_t p = {.tid = 5, .start = 0, .next = 3, .rows = 3, .count = -1};
+    send_async(e, &p, &sent);
+    WAIT(e, held_write.cb);
+    e->sink_down = true;
+    Openmldb__Datasync__DeleteSyncTaskRequest r = OPENMLDB__DATASYNC__DELETE_SYNC_TASK_REQUEST__INIT;
+    char db[] = "db1", name[] = "t1";
+    r.db = db;
+    r.name = name;
+    call(e, "DeleteSyncTask", &r.base, NULL, 0, &openmldb__datasync__general_response__descriptor, on_reply, &deleted);
+    run_for(e, 100);
+    release_write();
+    run_for(e, 100);
+    assert_false(deleted.done); /* not before it is fenced */
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/t1", e->dir);
+    assert_non_null(strstr(create(e, "t1", 0, dest).msg, "still being removed"));
+    stop(e);
+    WAIT(e, deleted.done && sent.done);
+    start(e);
+    assert_int_equal(status(e, false).n, 0);
+    e->sink_down = false;
+    WAIT(e, !e->s->tasks);
+    expect_rows(e, "t1", 0);
+    create_ok(e, "t1", 0);
+    end_env(e);
+}
+
+static void packs_that_lie_are_refused_and_named(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    reply_t r = send_pack(e, (pack_t){.tid = 5, .next = 3, .rows = 2, .count = 3});
+    assert_true(r.code == -1 && !r.delete_task);
+    assert_non_null(strstr(r.msg, "tid 5 pid 0: the pack says that it holds 3 rows"));
+    shown_t x = shown(e, 5, 0);
+    assert_string_equal(x.status, "FAILED");
+    assert_non_null(strstr(x.info, ";reason=tid 5 pid 0: the pack says that it holds 3 rows"));
+    r = send_pack(e, (pack_t){.tid = 5, .next = 3, .rows = 2, .count = 1});
+    assert_non_null(strstr(r.msg, "holds 1 rows"));
+    r = send_pack(e, (pack_t){.tid = 5, .next = 3, .rows = 2, .count = 0});
+    assert_non_null(strstr(r.msg, "holds 0 rows"));
+    r = send_pack(e, (pack_t){.tid = 5, .next = 3, .rows = 3, .count = 3, .cut = 2});
+    assert_non_null(strstr(r.msg, "row 3 of 3 in the pack"));
+    assert_string_equal(shown(e, 5, 0).status, "FAILED");
+    feed(e, 5, 0, 0, 3, 0, 3);
+    assert_string_equal(shown(e, 5, 0).status, "RUNNING");
+    assert_int_equal(send_pack(e, (pack_t){.tid = 5, .start = 3, .next = 3, .finished = true}).code, 0);
+    expect_rows(e, "t1", 3);
+    end_env(e);
+}
+
+static void a_collector_that_says_it_failed(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    reply_t r = send_pack(e, (pack_t){.tid = 5, .failed = true, .reason = "binlog a=1;b: gap"});
+    assert_int_equal(r.code, 0);
+    shown_t x = shown(e, 5, 0);
+    assert_string_equal(x.status, "FAILED");
+    assert_non_null(strstr(x.info, ";reason=binlog a:1,b: gap")); /* the helper splits at ';' and '=' */
+    restart(e);
+    assert_string_equal(shown(e, 5, 0).status, "FAILED");
+    r = send_pack(e, (pack_t){.tid = 5, .reason = "waits for a snapshot"});
+    assert_int_equal(r.code, 0);
+    x = shown(e, 5, 0);
+    assert_string_equal(x.status, "RUNNING");
+    assert_non_null(strstr(x.info, ";reason=waits for a snapshot"));
+    end_env(e);
+}
+
+static void defects_14_15_a_column_that_is_added_arrives(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    feed(e, 5, 0, 0, 3, 0, 3);
+    pack_t p = {.tid = 5, .start = 3, .next = 5, .first_row = 3, .rows = 2, .count = -1, .wide = true};
+    reply_t r = send_pack(e, p);
+    assert_true(r.code == -1 && !r.delete_task && !r.has_resume);
+    shown_t x = shown(e, 5, 0);
+    assert_string_equal(x.status, "RUNNING");
+    assert_non_null(strstr(x.info, "waits for the table's description"));
+    e->tables[0].columns = 3;
+    assert_int_equal(send_pack(e, p).code, 0);
+    feed(e, 5, 0, 5, 7, 5, 2); /* an old row: the new column is null */
+    assert_int_equal(send_pack(e, (pack_t){.tid = 5, .start = 7, .next = 7, .finished = true}).code, 0);
+    output_t out = read_output(e, "t1"); /* checks that no file has two schemas */
+    assert_int_equal(out.n, 7);
+    assert_int_equal(out.files, 2);
+    assert_string_equal(out.lines[2], "2,\"row 2\"");
+    assert_string_equal(out.lines[3], "3,\"row 3\",7");
+    assert_string_equal(out.lines[6], "6,\"row 6\",null");
+    free_output(&out);
+    end_env(e);
+}
+
+static void defect_39_a_slow_write_holds_up_nobody_else(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t2", 0);
+    e->hold_writes = true;
+    reply_t slow;
+    pack_t p = {.tid = 6, .pid = 0, .next = 3, .rows = 3, .count = -1};
+    send_async(e, &p, &slow);
+    WAIT(e, held_write.cb);
+    e->hold_writes = false;
+    assert_int_equal(status(e, false).n, 2);
+    feed(e, 6, 1, 0, 2, 3, 2);
+    create_ok(e, "t1", 0);
+    assert_int_equal(delete_task(e, "t1").code, 0);
+    assert_false(slow.done);
+    release_write();
+    WAIT(e, slow.done);
+    assert_int_equal(slow.code, 0);
+    end_env(e);
+}
+
+static void memory_for_rows_in_work_is_bounded(void **state) {
+    env_t *e = new_env(NEVER);
+    e->tables[1].partitions = 3;
+    create_ok(e, "t2", 2);
+    e->s->max_work_bytes = e->s->max_waiting_bytes = 100; /* three rows of 26 bytes fit, six don't */
+    e->hold_writes = true;
+    reply_t slow, waiting;
+    pack_t p = {.tid = 6, .pid = 0, .next = 3, .rows = 3, .count = -1};
+    send_async(e, &p, &slow);
+    WAIT(e, held_write.cb);
+    p.pid = 1;
+    p.first_row = 3;
+    send_async(e, &p, &waiting);
+    WAIT(e, work_of(e, 6, 1));
+    p.pid = 2;
+    p.first_row = 6;
+    reply_t r = send_pack(e, p);
+    assert_true(r.code == -1 && !r.delete_task && !r.has_resume);
+    assert_non_null(strstr(r.msg, "too many rows are waiting"));
+    run_for(e, 20);
+    assert_false(slow.done || waiting.done);
+    release_write();
+    WAIT(e, slow.done && waiting.done);
+    assert_true(slow.code == 0 && waiting.code == 0);
+    assert_int_equal(send_pack(e, p).code, 0);
+    assert_true(e->s->work_bytes == 0 && e->s->waiting_bytes == 0);
+    for (uint32_t pid = 0; pid < 3; pid++)
+        assert_int_equal(send_pack(e, (pack_t){.tid = 6, .pid = pid, .start = 3, .next = 3, .finished = true}).code, 0);
+    expect_rows(e, "t2", 9);
+    end_env(e);
+}
+
+static void a_destination_that_is_away_is_waited_for(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    feed(e, 5, 0, 0, 2, 0, 2);
+    stop(e);
+    e->sink_down = true;
+    start(e);
+    WAIT(e, shown(e, 5, 0).tid == 5 && strstr(shown(e, 5, 0).info, "reason=destination"));
+    reply_t r = send_pack(e, (pack_t){.tid = 5, .start = 2, .next = 3, .first_row = 2, .rows = 1, .count = -1});
+    assert_true(r.code == -1 && !r.delete_task && !r.has_resume);
+    assert_non_null(strstr(r.msg, "isn't ready"));
+    e->sink_down = false;
+    all_ready(e);
+    feed(e, 5, 0, 0, 4, 0, 4);
+    assert_int_equal(send_pack(e, (pack_t){.tid = 5, .start = 4, .next = 4, .finished = true}).code, 0);
+    expect_rows(e, "t1", 4);
+    end_env(e);
+}
+
+static void defect_48_hosts(void **state) {
+    char host[OSYNC__HOST_SIZE];
+    osync__host_of("127.0.0.1:80", host);
+    assert_string_equal(host, "127.0.0.1");
+    osync__host_of("[fe80::1]:80", host);
+    assert_string_equal(host, "fe80::1");
+    osync__host_of("fe80::1:80", host);
+    assert_string_equal(host, "fe80::1");
+    env_t *e = new_env(NEVER);
+    const char *names[] = {"localhost", "127.0.0.1", "localhost"};
+    bool known = false;
+    int rc = osync__hosts_lookup(e->s->hosts, names, 3, on_flag, &known);
+    assert_int_equal(rc, 0);
+    WAIT(e, known);
+    assert_int_equal(osync__hosts_lookup(e->s->hosts, names, 3, on_flag, &known), 1);
+    assert_true(osync__hosts_same(e->s->hosts, "localhost", "127.0.0.1"));
+    assert_true(osync__hosts_same(e->s->hosts, "::1", "127.0.0.1"));
+    assert_true(osync__hosts_same(e->s->hosts, "LocalHost", "localhost"));
+    assert_true(osync__hosts_same(e->s->hosts, "::ffff:10.0.0.1", "10.0.0.1"));
+    assert_false(osync__hosts_same(e->s->hosts, "127.0.0.9", "127.0.0.1"));
+    assert_false(osync__hosts_same(e->s->hosts, "other.invalid", "127.0.0.1"));
+    /* a leader under another name, partitions in another order, a dead former leader in the list, a server name */
+    e->tables[1].leader = "localhost:9999";
+    e->tables[1].reversed = true;
+    create_ok(e, "t2", 2);
+    assert_string_equal(last_add(e, 6, 1)->tablet, "localhost:9999");
+    e->tables[0].leader = "17"; /* use_name */
+    create_ok(e, "t1", 2);
+    assert_string_equal(last_add(e, 5, 0)->tablet, "127.0.0.1:4444");
+    end_env(e);
+}
+
+static void collectors_share_the_partitions(void **state) {
+    env_t *e = new_env(NEVER);
+    e->collectors[1].registered = true;
+    e->tables[1].partitions = 4;
+    create_ok(e, "t2", 2);
+    int n[MAX_COLLECTORS] = {0};
+    for (size_t i = 0; i < e->n_adds; i++) n[e->adds[i].collector]++;
+    assert_true(n[0] == 2 && n[1] == 2);
+    end_env(e);
+}
+
+static void defect_49_the_address_that_collectors_are_told(void **state) {
+    env_t *e = new_env(NEVER);
+    stop(e);
+    e->config.host = "0.0.0.0";
+    e->local = "10.1.2.3";
+    start(e);
+    create_ok(e, "t1", 2);
+    char expected[64];
+    snprintf(expected, sizeof expected, "10.1.2.3:%d", osync_scheduler_port(e->s));
+    assert_string_equal(last_add(e, 5, 0)->to, expected);
+    stop(e);
+    e->config.advertised_endpoint = "sync.example:8848";
+    start(e);
+    create_ok(e, "t2", 2);
+    assert_string_equal(last_add(e, 6, 1)->to, "sync.example:8848");
+    end_env(e);
+}
+
+static void defect_54_destinations_are_checked(void **state) {
+    static const struct {
+        const char *dest, *target, *error;
+    } cases[] = {
+        {"/a/b", "hdfs://ns1/a/b", NULL},
+        {"/a//b/", "hdfs://ns1/a/b", NULL},
+        {"hdfs://nn:8020/x", "hdfs://nn:8020/x", NULL},
+        {"HDFS://nn:8020/x", "hdfs://nn:8020/x", NULL},
+        {"webhdfs://nn:9870/x/", "webhdfs://nn:9870/x", NULL},
+        {"file:///tmp/x", "file:///tmp/x", NULL},
+        {"a/b", NULL, "absolute path"},
+        {"/", NULL, "root folder"},
+        {"/a/./b", NULL, "not allowed"},
+        {"/a/..", NULL, "not allowed"},
+        {"hdfs:///x", NULL, "host is missing"},
+        {"hdfs://nn:8020", NULL, "must be absolute"},
+        {"file://other/x", NULL, "has no host"},
+        {"hdfs://me@nn/x", NULL, "not supported"},
+        {"ftp://h/x", NULL, "ftp:// is not supported"},
+        {"/a\nb", NULL, "control character"},
+    };
+    uv_loop_t loop;
+    uv_loop_init(&loop);
+    osync__sinks_t *sinks;
+    osync__sinks_config_t config = {.default_fs = "hdfs://ns1"};
+    assert_int_equal(osync__sinks_new(&loop, &config, &sinks), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        osync_error_t err = {0};
+        char *target = NULL;
+        int rc = osync__dest_resolve(sinks, cases[i].dest, &target, &err);
+        if (cases[i].target) {
+            if (rc) fail_msg("%s: %s", cases[i].dest, err.message);
+            assert_string_equal(target, cases[i].target);
+        } else if (!rc || !strstr(err.message, cases[i].error)) {
+            fail_msg("%s: %s", cases[i].dest, rc ? err.message : "accepted");
+        }
+        free(target);
+    }
+    bool closed = false;
+    osync__sinks_close(sinks, on_flag, &closed);
+    assert_true(closed);
+    uv_loop_close(&loop);
+}
+
+static void points_as_the_original_prints_them(void **state) {
+    uint8_t pk[] = {'a', '"', '\\', '\n', 0, 0xe4, '\''};
+    Openmldb__Datasync__SyncPoint p = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    osync__buf_t text = {0};
+    p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    p.has_pk = p.has_ts = 1;
+    p.pk = (ProtobufCBinaryData){sizeof pk, pk};
+    p.ts = 1011;
+    p.snapshot_name = (char *)(uintptr_t) "ours";
+    assert_int_equal(osync__sched_point_text(&text, &p), 0);
+    assert_int_equal(osync__buf_append(&text, "", 1), 0);
+    assert_string_equal((char *)text.data, "type: kSNAPSHOT\npk: \"a\\\"\\\\\\n\\000\\344\\'\"\nts: 1011\n");
+    osync__buf_free(&text);
+}
+
+/* ---- HTTP ---- */
+
+typedef struct http {
+    uv_tcp_t tcp;
+    uv_connect_t connect;
+    uv_write_t write;
+    const char *request;
+    char answer[8192];
+    size_t n;
+    bool done;
+} http_t;
+
+static void on_http_alloc(uv_handle_t *h, size_t size, uv_buf_t *buf) {
+    http_t *x = h->data;
+    *buf = uv_buf_init(x->answer + x->n, (unsigned)(sizeof x->answer - 1 - x->n));
+}
+
+static void on_http_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf) {
+    http_t *x = s->data;
+    if (n > 0)
+        x->n += (size_t)n;
+    else if (n < 0)
+        x->done = true;
+}
+
+static void on_http_connected(uv_connect_t *c, int rc) {
+    http_t *x = c->data;
+    uv_buf_t buf = uv_buf_init((char *)(uintptr_t)x->request, (unsigned)strlen(x->request));
+    assert_int_equal(rc, 0);
+    uv_write(&x->write, (uv_stream_t *)&x->tcp, &buf, 1, NULL);
+    uv_read_start((uv_stream_t *)&x->tcp, on_http_alloc, on_http_read);
+}
+
+/* The request must ask for the connection to be closed. */
+static http_t *http(env_t *e, const char *request) {
+    http_t *x = calloc(1, sizeof *x);
+    struct sockaddr_in to;
+    x->request = request;
+    uv_ip4_addr("127.0.0.1", osync_scheduler_port(e->s), &to);
+    uv_tcp_init(&e->loop, &x->tcp);
+    x->tcp.data = x->connect.data = x;
+    uv_tcp_connect(&x->connect, &x->tcp, (const struct sockaddr *)&to, on_http_connected);
+    WAIT(e, x->done);
+    uv_close((uv_handle_t *)&x->tcp, NULL);
+    uv_run(&e->loop, UV_RUN_NOWAIT);
+    return x;
+}
+
+static void the_helper_and_the_page(void **state) {
+    env_t *e = new_env(NEVER);
+    http_t *x = http(e, "GET /openmldb.datasync.SyncTool/TaskStatus HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                        "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+    assert_non_null(strstr(x->answer, "\r\n\r\n{\n  \"response\": {\n    \"code\": 0\n  }\n}"));
+    free(x);
+    char body[256], request[512];
+    int n = snprintf(
+        body, sizeof body,
+        "{\"db\": \"db1\", \"name\": \"t1\", \"mode\": 0, \"start_ts\": 0, \"dest\": \"file://%s/out/t1\"}", e->dir);
+    snprintf(request, sizeof request,
+             "POST /openmldb.datasync.SyncTool/CreateSyncTask HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+             "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+             n, body);
+    x = http(e, request);
+    assert_non_null(strstr(x->answer, "\r\n\r\n{\n  \"code\": 0\n}"));
+    free(x);
+    feed(e, 5, 0, 0, 3, 0, 3);
+    x = http(e, "GET /openmldb.datasync.SyncTool/TaskStatus HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+    assert_non_null(
+        strstr(x->answer,
+               "  \"task\": [{\n    \"progress\": {\n      \"tid\": 5,\n      \"pid\": 0,\n      \"mode\": \"kFull\",\n"
+               "      \"startTs\": \"0\",\n      \"syncPoint\": {\n        \"type\": \"kSNAPSHOT\"\n      },\n"));
+    assert_non_null(strstr(x->answer, "\"count\": \"0\",\n    \"status\": \"RUNNING\"\n"));
+    assert_non_null(strstr(x->answer, "\"readableInfo\": [\"lastUpdateTime\\u003d"));
+    free(x);
+    x = http(e, "GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_non_null(strstr(x->answer, "text/plain"));
+    assert_non_null(strstr(x->answer, "db1.t1 tid 5"));
+    assert_non_null(strstr(x->answer, "partition 0: RUNNING following, rows 0 committed 3 staged"));
+    assert_null(strstr(x->answer, last_add(e, 5, 0)->token));
+    free(x);
+    x = http(e, "GET /status?format=json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    json_t *page = json_loads(strstr(x->answer, "\r\n\r\n") + 4, 0, NULL);
+    assert_non_null(page);
+    json_t *sub = json_array_get(json_object_get(json_array_get(json_object_get(page, "tasks"), 0), "partitions"), 0);
+    assert_int_equal(json_integer_value(json_object_get(sub, "staged_rows")), 3);
+    assert_string_equal(json_string_value(json_object_get(sub, "status")), "RUNNING");
+    json_decref(page);
+    free(x);
+    end_env(e);
+}
+
+static void closing_in_the_middle_of_everything(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t2", 2);
+    e->hold_writes = true;
+    reply_t sent, asked, creating;
+    pack_t p = {.tid = 6, .pid = 0, .next = 3, .rows = 3, .count = -1},
+           q = {.tid = 6, .pid = 1, .next = 3, .rows = 3, .count = -1};
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/t1", e->dir);
+    e->collectors[0].hold = true;
+    create_async(e, "t1", 0, dest, &creating);
+    WAIT(e, e->collectors[0].held);
+    send_async(e, &p, &sent);
+    WAIT(e, held_write.cb);
+    send_async(e, &q, &asked);
+    WAIT(e, work_of(e, 6, 1));
+    release_write();
+    stop(e);
+    WAIT(e, sent.done && asked.done && creating.done);
+    e->collectors[0].hold = false;
+    start(e); /* what had been begun goes on */
+    all_ready(e);
+    assert_int_equal(status(e, false).n, 3);
+    end_env(e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_full_sync_from_create_to_end),
+        cmocka_unit_test(defect_21_a_restart_neither_loses_nor_repeats),
+        cmocka_unit_test(defect_22_a_repeated_request_is_taken_once),
+        cmocka_unit_test(unknown_and_outdated_collectors_are_told_so),
+        cmocka_unit_test(an_original_collector_is_told_done_only_about_committed_rows),
+        cmocka_unit_test(a_silent_collector_is_replaced_from_the_committed_point),
+        cmocka_unit_test(defect_27_a_task_that_never_began_is_handed_out_again),
+        cmocka_unit_test(defect_29_a_failed_reassignment_is_tried_again),
+        cmocka_unit_test(defect_30_without_zookeeper_nothing_fails),
+        cmocka_unit_test(defect_31_tables_with_different_destinations_survive_a_restart),
+        cmocka_unit_test(defect_25_finished_tables_end_and_the_check_goes_on),
+        cmocka_unit_test(defect_26_a_table_under_creation_is_not_done),
+        cmocka_unit_test(create_says_why_not),
+        cmocka_unit_test(defects_38_46_a_refused_create_is_taken_back_whole),
+        cmocka_unit_test(defect_44_delete),
+        cmocka_unit_test(a_delete_that_is_interrupted_goes_on),
+        cmocka_unit_test(packs_that_lie_are_refused_and_named),
+        cmocka_unit_test(a_collector_that_says_it_failed),
+        cmocka_unit_test(defects_14_15_a_column_that_is_added_arrives),
+        cmocka_unit_test(defect_39_a_slow_write_holds_up_nobody_else),
+        cmocka_unit_test(memory_for_rows_in_work_is_bounded),
+        cmocka_unit_test(a_destination_that_is_away_is_waited_for),
+        cmocka_unit_test(defect_48_hosts),
+        cmocka_unit_test(collectors_share_the_partitions),
+        cmocka_unit_test(defect_49_the_address_that_collectors_are_told),
+        cmocka_unit_test(defect_54_destinations_are_checked),
+        cmocka_unit_test(points_as_the_original_prints_them),
+        cmocka_unit_test(the_helper_and_the_page),
+        cmocka_unit_test(closing_in_the_middle_of_everything),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
