@@ -1,0 +1,129 @@
+/* osync-collectord: parses flags, makes a loop, makes one collector, runs. */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon.h"
+#include "options.h"
+#include "osync/collector.h"
+#include "osync/version.h"
+
+typedef struct settings {
+    osync_collector_config_t c;
+    const char *log_level;
+} settings_t;
+
+typedef struct collectord {
+    daemon_t daemon;
+    osync_collector_t *collector;
+} collectord_t;
+
+#define C(field) offsetof(settings_t, c.field)
+static const option_t table[] = {
+    {"endpoint", OPTION_STRING, C(endpoint), 0, 0, 0,
+     "host:port to listen on and to register in ZooKeeper; the host is the TabletServer's"},
+    {"zk_cluster", OPTION_STRING, C(zk_cluster), 0, 0, 0, "ZooKeeper's host:port,host:port,..."},
+    {"zk_root_path", OPTION_STRING, C(zk_root_path), 0, 0, 0, "OpenMLDB's root node"},
+    {"zk_session_timeout", OPTION_MS, C(zk_session_timeout_ms), 100, 600000, 1, "ZooKeeper session"},
+    {"zk_auth_schema", OPTION_STRING, C(zk_auth_schema), 0, 0, 0, "ZooKeeper authentication scheme"},
+    {"zk_cert", OPTION_STRING, C(zk_cert), 0, 0, 0, "ZooKeeper authentication, user:password"},
+    {"collector_datadir", OPTION_STRING, C(data_dir), 0, 0, 0,
+     "folder for links and progress; on the file system of the TabletServer's data"},
+    {"max_pack_size", OPTION_BYTES, C(max_pack_size), 1, 1ULL << 30, 0,
+     "rows of one SendData; a larger row goes alone"},
+    {"max_body_size", OPTION_BYTES, C(max_body_size), 1 << 20, 1ULL << 31, 0, "largest RPC message"},
+    {"request_timeout_ms", OPTION_MS, C(request_timeout_ms), 1, 0, 1, "of every RPC"},
+    {"sync_task_long_interval_ms", OPTION_MS, C(heartbeat_ms), 10, 0, 1,
+     "longest time without a message to the scheduler"},
+    {"snapshot_settle_ms", OPTION_MS, C(snapshot_settle_ms), 0, 0, 1,
+     "how old a snapshot has to be before it is read (docs/delivery.md)"},
+    {"task_thread_pool_size", OPTION_COUNT, C(worker_threads), 1, 256, 0, "threads that read"},
+    {"log_level", OPTION_STRING, offsetof(settings_t, log_level), 0, 0, 0, "debug, info, warn or error"},
+    {"flagfile", OPTION_UNUSED, 0, 0, 0, 0, "it is given on the command line"},
+    {"openmldb_log_dir", OPTION_UNUSED, 0, 0, 0, 0, "the log goes to standard error"},
+    {"glog_dir", OPTION_UNUSED, 0, 0, 0, 0, "the log goes to standard error"},
+    {"glog_level", OPTION_UNUSED, 0, 0, 0, 0, "see log_level"},
+    {"log_dir", OPTION_UNUSED, 0, 0, 0, 0, "the log goes to standard error"},
+    {"max_log_file_size", OPTION_UNUSED, 0, 0, 0, 0, "the log goes to standard error"},
+    {"keep_log_file_num", OPTION_UNUSED, 0, 0, 0, 0, "the log goes to standard error"},
+    {"enable_status_service", OPTION_UNUSED, 0, 0, 0, 0, "/status is always served"},
+    {"thread_pool_size", OPTION_UNUSED, 0, 0, 0, 0, "RPCs are served by one loop"},
+    {"sync_task_short_interval_ms", OPTION_UNUSED, 0, 0, 0, 0, "answers pace the sender"},
+    {"zk_keep_alive_check_interval", OPTION_UNUSED, 0, 0, 0, 0, "the connection is watched all the time"},
+    {"socket_max_unwritten_bytes", OPTION_UNUSED, 0, 0, 0, 0, "one pack a partition is under way at a time"},
+    {"max_traverse_cnt", OPTION_UNUSED, 0, 0, 0, 0, "a snapshot is always read to its end"},
+    {"binlog_enable_crc", OPTION_UNUSED, 0, 0, 0, 0, "checksums are always checked"},
+    {"binlog_name_length", OPTION_UNUSED, 0, 0, 0, 0, "names of any length are understood"},
+    {"block_cache_mb", OPTION_UNUSED, 0, 0, 0, 0, "a snapshot is read once, in order"},
+    {"write_buffer_mb", OPTION_UNUSED, 0, 0, 0, 0, "snapshots are not written"},
+    {"block_cache_shardbits", OPTION_UNUSED, 0, 0, 0, 0, "a snapshot is read once, in order"},
+    {"disable_wal", OPTION_UNUSED, 0, 0, 0, 0, "snapshots are not written"},
+    {NULL, OPTION_UNUSED, 0, 0, 0, 0, NULL},
+};
+
+static void stop(daemon_t *d) {
+    osync_collector_close(((collectord_t *)d)->collector, NULL, NULL);
+}
+
+static int usage(const options_t *o) {
+    printf("osync-collectord [--flagfile=FILE] [--key=value ...]\n"
+           "Reads the partitions of this machine's TabletServers and sends their rows to osync-syncd.\n"
+           "  --version  prints the version\n  --help     prints this\nKeys (default), in the file or on the command "
+           "line:\n");
+    options_print_help(o);
+    return 0;
+}
+
+static int read_options(options_t *o, int argc, char **argv, osync_error_t *err) {
+    int rc = 0;
+    for (int pass = 0; pass < 2; pass++) { /* the file first, so that the command line wins */
+        for (int i = 1; !rc && i < argc; i++) {
+            char key[128];
+            const char *arg = argv[i], *eq = strchr(arg, '=');
+            while (*arg == '-') arg++;
+            size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
+            if (argv[i][0] != '-' || len >= sizeof key) {
+                fprintf(stderr, "osync-collectord: '%s' is not of the form --key=value\n", argv[i]);
+                return OSYNC_ECONFIG;
+            }
+            memcpy(key, arg, len);
+            key[len] = 0;
+            bool file = !strcmp(key, "flagfile");
+            if (pass == 0 && file) rc = options_read_flags(o, eq ? eq + 1 : "", err);
+            if (pass == 1 && !file) {
+                o->source = "command line";
+                rc = options_set(o, key, eq ? eq + 1 : NULL, err);
+            }
+        }
+    }
+    return rc;
+}
+
+int main(int argc, char **argv) {
+    collectord_t d = {0};
+    osync_error_t err = {0};
+    settings_t s = {.log_level = "info"};
+    osync_collector_config_init(&s.c);
+    options_t o = {.table = table, .target = &s};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--version")) {
+            puts(osync_version());
+            return EXIT_SUCCESS;
+        }
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return usage(&o);
+    }
+    int rc = read_options(&o, argc, argv, &err);
+    osync_log_set(osync_log_stderr, NULL, daemon_log_level(s.log_level));
+    if (!rc) rc = daemon_init(&d.daemon, stop);
+    if (!rc) rc = osync_collector_new(&d.collector, &d.daemon.loop, &s.c, &err);
+    if (!rc) rc = osync_collector_start(d.collector, &err);
+    if (rc) {
+        if (err.code) fprintf(stderr, "osync-collectord: %s\n", err.message);
+        return EXIT_FAILURE;
+    }
+    daemon_notify("READY=1");
+    rc = daemon_run(&d.daemon);
+    options_free(&o);
+    return rc;
+}

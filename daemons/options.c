@@ -1,0 +1,283 @@
+#include "options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static int fail(osync_error_t *err, int code, const char *fmt, ...) OSYNC_PRINTF(3, 4);
+
+static int fail(osync_error_t *err, int code, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    err->code = code;
+    (void)vsnprintf(err->message, sizeof err->message, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+/* Levenshtein distance, up to names of 63 characters. */
+static size_t distance(const char *a, const char *b) {
+    size_t row[64], n = strlen(b);
+    if (n > 63 || strlen(a) > 63) return 64;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (size_t j = 1; j <= n; j++) {
+            size_t cost = diagonal + (a[i] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < cost) cost = row[j] + 1;
+            if (row[j - 1] + 1 < cost) cost = row[j - 1] + 1;
+            row[j] = cost;
+        }
+    }
+    return row[n];
+}
+
+static const option_t *find(const options_t *o, const char *key) {
+    for (const option_t *t = o->table; t->key; t++)
+        if (!strcmp(t->key, key)) return t;
+    return NULL;
+}
+
+static int unknown(const options_t *o, const char *key, osync_error_t *err) {
+    const option_t *best = o->table;
+    for (const option_t *t = o->table; t->key; t++)
+        if (distance(key, t->key) < distance(key, best->key)) best = t;
+    return fail(err, OSYNC_ECONFIG, "unknown key '%s'; did you mean '%s'?", key, best->key);
+}
+
+/* A number with a suffix of the given table ("" first, factor 1 or the key's own unit). */
+static bool parse_number(const char *text, const char *const *suffixes, const unsigned long long *factors,
+                         unsigned long long *out) {
+    char *end;
+    if (!isdigit((unsigned char)text[0])) return false;
+    errno = 0;
+    unsigned long long v = strtoull(text, &end, 10);
+    if (errno) return false;
+    for (size_t i = 0; suffixes[i]; i++) {
+        if (strcasecmp(end, suffixes[i]) != 0) continue;
+        return !__builtin_mul_overflow(v, factors[i], out);
+    }
+    return false;
+}
+
+static int set_string(options_t *o, void *field, const char *value, osync_error_t *err) {
+    char *copy = strdup(value);
+    void **strings = realloc(o->strings, (o->n_strings + 1) * sizeof *strings);
+    if (strings) o->strings = strings;
+    if (!copy || !strings) {
+        free(copy);
+        return fail(err, OSYNC_ENOMEM, "out of memory");
+    }
+    o->strings[o->n_strings++] = copy;
+    memcpy(field, &copy, sizeof copy);
+    return 0;
+}
+
+static int set_number(const option_t *t, void *field, const char *value, osync_error_t *err) {
+    static const char *const byte_suffixes[] = {"", "k", "m", "g", NULL}, *const no_suffix[] = {"", NULL};
+    static const char *const time_suffixes[] = {"", "ms", "s", "m", "h", NULL};
+    static const unsigned long long byte_factors[] = {1, 1ULL << 10, 1ULL << 20, 1ULL << 30};
+    const unsigned long long time_factors[] = {t->unit_ms ? t->unit_ms : 1, 1, 1000, 60000, 3600000}, one = 1;
+    unsigned long long v, max = t->max;
+    bool ok = false;
+    const char *what = "a number";
+    if (!max) max = t->type == OPTION_BYTES ? UINT64_MAX : t->type == OPTION_PORT ? 65535 : UINT32_MAX;
+    if (t->type == OPTION_BYTES) {
+        what = "a number of bytes (with K, M or G)";
+        ok = parse_number(value, byte_suffixes, byte_factors, &v);
+    } else if (t->type == OPTION_MS) {
+        what = "a time (with ms, s, m or h)";
+        ok = parse_number(value, time_suffixes, time_factors, &v);
+    } else {
+        ok = parse_number(value, no_suffix, &one, &v);
+    }
+    if (!ok) return fail(err, OSYNC_ECONFIG, "%s: '%s' is not %s", t->key, value, what);
+    if (v < t->min || v > max)
+        return fail(err, OSYNC_ECONFIG, "%s: %s is out of range: %llu to %llu%s", t->key, value, t->min, max,
+                    t->type == OPTION_MS      ? " ms"
+                    : t->type == OPTION_BYTES ? " bytes"
+                                              : "");
+    if (t->type == OPTION_BYTES)
+        *(uint64_t *)field = v;
+    else if (t->type == OPTION_PORT)
+        *(int *)field = (int)v;
+    else
+        *(uint32_t *)field = (uint32_t)v;
+    return 0;
+}
+
+int options_set(options_t *o, const char *key, const char *value, osync_error_t *err) {
+    bool negated = false;
+    const option_t *t = find(o, key);
+    if (!t && !value && !strncmp(key, "no", 2)) {
+        t = find(o, key + 2);
+        negated = t && (t->type == OPTION_BOOL || t->type == OPTION_UNUSED);
+    }
+    if (!t || (t != find(o, key) && !negated)) return unknown(o, key, err);
+    void *field = (char *)o->target + t->offset;
+    if (t->type == OPTION_UNUSED) {
+        fprintf(stderr, "%s: %s has no meaning here (%s)\n", o->source, t->key, t->help);
+        return 0;
+    }
+    if (t->type == OPTION_BOOL) {
+        if (!value)
+            *(bool *)field = !negated;
+        else if (!strcmp(value, "true") || !strcmp(value, "1"))
+            *(bool *)field = true;
+        else if (!strcmp(value, "false") || !strcmp(value, "0"))
+            *(bool *)field = false;
+        else
+            return fail(err, OSYNC_ECONFIG, "%s: '%s' is neither true nor false", t->key, value);
+        return 0;
+    }
+    if (!value) return fail(err, OSYNC_ECONFIG, "%s needs a value: %s=...", t->key, t->key);
+    return t->type == OPTION_STRING ? set_string(o, field, value, err) : set_number(t, field, value, err);
+}
+
+static char *trim(char *s) {
+    while (isspace((unsigned char)*s)) s++;
+    char *end = s + strlen(s);
+    while (end > s && isspace((unsigned char)end[-1])) *--end = 0;
+    return s;
+}
+
+static int at_line(const char *path, unsigned line, osync_error_t *err) {
+    osync_error_t cause = *err;
+    return fail(err, cause.code, "%s, line %u: %.900s", path, line, cause.message);
+}
+
+static int open_file(const char *path, FILE **f, osync_error_t *err) {
+    *f = fopen(path, "re");
+    return *f ? 0 : fail(err, OSYNC_ECONFIG, "%s: %s", path, strerror(errno));
+}
+
+int options_read_flags(options_t *o, const char *path, osync_error_t *err) {
+    char *line = NULL;
+    size_t cap = 0;
+    unsigned n = 0;
+    FILE *f;
+    int rc = open_file(path, &f, err);
+    if (rc) return rc;
+    o->source = path;
+    while (!rc && getline(&line, &cap, f) >= 0) {
+        char *s = trim(line);
+        n++;
+        if (!*s || *s == '#') continue;
+        if (*s != '-') rc = fail(err, OSYNC_ECONFIG, "'%s' is not of the form --key=value", s);
+        while (*s == '-') s++;
+        char *eq = strchr(s, '=');
+        if (eq) *eq = 0;
+        if (!rc) rc = options_set(o, trim(s), eq ? trim(eq + 1) : NULL, err);
+        if (rc) at_line(path, n, err);
+    }
+    free(line);
+    fclose(f);
+    return rc;
+}
+
+/* One logical line of a properties file: `\` at the end continues it. Returns the number of its first physical line, 0
+ * at the end. */
+static unsigned logical_line(FILE *f, char **line, size_t *cap, unsigned *n) {
+    char *part = NULL;
+    size_t part_cap = 0, len = 0;
+    unsigned first = 0;
+    ssize_t got;
+    while ((got = getline(&part, &part_cap, f)) >= 0) {
+        ++*n;
+        if (!first) first = *n;
+        while (got > 0 && (part[got - 1] == '\n' || part[got - 1] == '\r')) part[--got] = 0;
+        char *s = part;
+        while (isspace((unsigned char)*s)) s++;
+        size_t add = strlen(s);
+        bool more =
+            add > 0 && s[add - 1] == '\\' && !(add > 1 && s[add - 2] == '\\') && (len || (*s != '#' && *s != '!'));
+        if (more) s[--add] = 0;
+        if (len + add + 1 > *cap) {
+            char *grown = realloc(*line, (len + add + 1) * 2);
+            if (!grown) break;
+            *line = grown;
+            *cap = (len + add + 1) * 2;
+        }
+        memcpy(*line + len, s, add + 1);
+        len += add;
+        if (!more) break;
+    }
+    free(part);
+    return first;
+}
+
+int options_read_properties(options_t *o, const char *path, osync_error_t *err) {
+    char *line = NULL;
+    size_t cap = 0;
+    unsigned n = 0, first;
+    FILE *f;
+    int rc = open_file(path, &f, err);
+    if (rc) return rc;
+    o->source = path;
+    while (!rc && (first = logical_line(f, &line, &cap, &n)) > 0) {
+        char *s = trim(line);
+        if (!*s || *s == '#' || *s == '!') continue;
+        char *end = s + strcspn(s, "=: \t"), *value = end;
+        while (isspace((unsigned char)*value)) value++;
+        if (*value == '=' || *value == ':') value++;
+        if (!*end) rc = fail(err, OSYNC_ECONFIG, "'%s' is not of the form key=value", s);
+        *end = 0;
+        if (!rc) rc = options_set(o, s, trim(value), err);
+        if (rc) at_line(path, first, err);
+    }
+    free(line);
+    fclose(f);
+    return rc;
+}
+
+static void print_value(const option_t *t, const void *field) {
+    switch (t->type) {
+    case OPTION_STRING: {
+        const char *s;
+        memcpy(&s, field, sizeof s);
+        printf("%s", s ? s : "");
+        break;
+    }
+    case OPTION_BOOL:
+        printf("%s", *(const bool *)field ? "true" : "false");
+        break;
+    case OPTION_PORT:
+        printf("%d", *(const int *)field);
+        break;
+    case OPTION_BYTES:
+        printf("%llu", (unsigned long long)*(const uint64_t *)field);
+        break;
+    case OPTION_MS:
+        printf("%ums", *(const uint32_t *)field);
+        break;
+    case OPTION_COUNT:
+        printf("%u", *(const uint32_t *)field);
+        break;
+    case OPTION_UNUSED:
+        break;
+    }
+}
+
+void options_print_help(const options_t *o) {
+    for (const option_t *t = o->table; t->key; t++) {
+        if (t->type == OPTION_UNUSED) continue;
+        printf("  %s (", t->key);
+        print_value(t, (const char *)o->target + t->offset);
+        printf(")\n      %s\n", t->help);
+    }
+}
+
+void options_free(options_t *o) {
+    for (size_t i = 0; i < o->n_strings; i++) free(o->strings[i]);
+    free(o->strings);
+    o->strings = NULL;
+    o->n_strings = 0;
+}

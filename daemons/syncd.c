@@ -1,0 +1,131 @@
+/* osync-syncd: parses the configuration, makes a loop, makes one scheduler, runs. */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon.h"
+#include "options.h"
+#include "osync/scheduler.h"
+#include "osync/version.h"
+
+typedef struct settings {
+    osync_scheduler_config_t c;
+    const char *log_level;
+} settings_t;
+
+typedef struct syncd {
+    daemon_t daemon;
+    osync_scheduler_t *scheduler;
+} syncd_t;
+
+#define C(field) offsetof(settings_t, c.field)
+static const option_t table[] = {
+    {"server.host", OPTION_STRING, C(host), 0, 0, 0, "address to listen on; 0.0.0.0 is all"},
+    {"server.port", OPTION_PORT, C(port), 0, 65535, 0, "port to listen on; 0 picks a free one"},
+    {"server.advertised_endpoint", OPTION_STRING, C(advertised_endpoint), 0, 0, 0,
+     "host:port that collectors send to; by default server.host and server.port, or with 0.0.0.0 the address used "
+     "towards ZooKeeper"},
+    {"zookeeper.cluster", OPTION_STRING, C(zk_cluster), 0, 0, 0, "ZooKeeper's host:port,host:port,..."},
+    {"zookeeper.root_path", OPTION_STRING, C(zk_root_path), 0, 0, 0, "OpenMLDB's root node"},
+    {"zookeeper.cert", OPTION_STRING, C(zk_cert), 0, 0, 0, "ZooKeeper digest authentication, user:password"},
+    {"zookeeper.session_timeout", OPTION_MS, C(zk_session_timeout_ms), 100, 600000, 1, "ZooKeeper session"},
+    {"sync_task.progress_path", OPTION_STRING, C(state_dir), 0, 0, 0, "folder that holds the checkpoint"},
+    {"sync_task.check_period", OPTION_MS, C(check_period_ms), 10, 0, 1000,
+     "a collector that is silent for twice as long is replaced; a bare number is seconds"},
+    {"request.timeout", OPTION_MS, C(request_timeout_ms), 1, 0, 1000,
+     "of requests to collectors; a bare number is seconds"},
+    {"server.max_body_size", OPTION_BYTES, C(max_body_size), 1 << 20, 1ULL << 31, 0, "largest RPC message"},
+    {"hadoop.conf.dir", OPTION_STRING, C(hadoop_conf_dir), 0, 0, 0,
+     "folder of core-site.xml and hdfs-site.xml; by default the environment's HADOOP_CONF_DIR"},
+    {"hadoop.user", OPTION_STRING, C(hadoop_user), 0, 0, 0,
+     "user name on HDFS; by default HADOOP_USER_NAME, else the process's"},
+    {"default.fs", OPTION_STRING, C(default_fs), 0, 0, 0,
+     "where a dest without a scheme goes (hdfs://..., file:///); by default fs.defaultFS of the Hadoop configuration"},
+    {"csv.timezone", OPTION_STRING, C(csv_timezone), 0, 0, 0,
+     "time zone of timestamps in CSV (Asia/Shanghai); by default the machine's"},
+    {"roll.size", OPTION_BYTES, C(roll_bytes), 1, 0, 0, "a file is committed when it holds as much"},
+    {"roll.interval", OPTION_MS, C(roll_interval_ms), 10, 0, 1000,
+     "and this long after its first row at the latest; a bare number is seconds"},
+    {"server.worker_threads", OPTION_COUNT, C(worker_threads), 1, 256, 0, "threads that encode"},
+    {"log.level", OPTION_STRING, offsetof(settings_t, log_level), 0, 0, 0, "debug, info, warn or error"},
+    {"server.io_threads", OPTION_UNUSED, 0, 0, 0, 0, "connections are served by one loop"},
+    {"user", OPTION_UNUSED, 0, 0, 0, 0, "tables are found in ZooKeeper, without a login"},
+    {"password", OPTION_UNUSED, 0, 0, 0, 0, "tables are found in ZooKeeper, without a login"},
+    {"data.cache_path", OPTION_UNUSED, 0, 0, 0, 0, "nothing is cached on disk"},
+    {"flink.slots", OPTION_UNUSED, 0, 0, 0, 0, "there is no Flink"},
+    {NULL, OPTION_UNUSED, 0, 0, 0, 0, NULL},
+};
+
+static void stop(daemon_t *d) {
+    osync_scheduler_close(((syncd_t *)d)->scheduler, NULL, NULL);
+}
+
+static int usage(const options_t *o) {
+    printf("osync-syncd [-c FILE] [key=value ...]\n"
+           "Schedules the synchronisation of OpenMLDB tables and writes their rows to HDFS.\n"
+           "  -c FILE    reads synctool.properties (default: conf/synctool.properties, if it is there)\n"
+           "  --version  prints the version\n  --help     prints this\nKeys (default), in the file or on the command "
+           "line:\n");
+    options_print_help(o);
+    return 0;
+}
+
+static int read_options(options_t *o, int argc, char **argv, osync_error_t *err) {
+    const char *path = NULL;
+    int rc = 0;
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "-c")) path = i + 1 < argc ? argv[i + 1] : "";
+    FILE *f = path ? NULL : fopen("conf/synctool.properties", "re");
+    if (f) {
+        fclose(f);
+        path = "conf/synctool.properties";
+    }
+    if (path) rc = options_read_properties(o, path, err);
+    o->source = "command line";
+    for (int i = 1; !rc && i < argc; i++) {
+        char key[128];
+        const char *eq = strchr(argv[i], '=');
+        if (!strcmp(argv[i], "-c")) {
+            i++;
+            continue;
+        }
+        if (!eq || (size_t)(eq - argv[i]) >= sizeof key) {
+            fprintf(stderr, "osync-syncd: '%s' is not of the form key=value\n", argv[i]);
+            return OSYNC_ECONFIG;
+        }
+        memcpy(key, argv[i], (size_t)(eq - argv[i]));
+        key[eq - argv[i]] = 0;
+        rc = options_set(o, key, eq + 1, err);
+    }
+    return rc;
+}
+
+int main(int argc, char **argv) {
+    syncd_t d = {0};
+    osync_error_t err = {0};
+    settings_t s = {.log_level = "info"};
+    osync_scheduler_config_init(&s.c);
+    s.c.port = 8848; /* as in OpenMLDB's configuration */
+    options_t o = {.table = table, .target = &s};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--version")) {
+            puts(osync_version());
+            return EXIT_SUCCESS;
+        }
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return usage(&o);
+    }
+    int rc = read_options(&o, argc, argv, &err);
+    osync_log_set(osync_log_stderr, NULL, daemon_log_level(s.log_level));
+    if (!rc) rc = daemon_init(&d.daemon, stop);
+    if (!rc) rc = osync_scheduler_new(&d.scheduler, &d.daemon.loop, &s.c, &err);
+    if (!rc) rc = osync_scheduler_start(d.scheduler, &err);
+    if (rc) {
+        if (err.code) fprintf(stderr, "osync-syncd: %s\n", err.message);
+        return EXIT_FAILURE;
+    }
+    daemon_notify("READY=1");
+    rc = daemon_run(&d.daemon);
+    options_free(&o);
+    return rc;
+}
