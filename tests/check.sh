@@ -1,0 +1,97 @@
+#!/bin/bash
+# Builds libosync and passes all its tests, on a fresh Debian 12 as root, or wherever the packages are installed already.
+#
+#   tests/check.sh             everything that a change has to pass
+#   tests/check.sh --setup     only installs what building and testing need
+#   tests/check.sh --fast      without the end-to-end tests
+#   tests/check.sh -k WORDS    of the end-to-end tests only those that pytest's -k selects
+#
+# Two builds: gcc (what is shipped; the end-to-end tests run it) and clang with ASan and UBSan (the unit tests run it).
+# Quiet when all is well; what a step printed is shown when it fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(gcc clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libuv1-dev
+  libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev libsqlite3-dev libexpat1-dev
+  libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest zookeeper maven
+  openjdk-17-jre-headless tzdata xz-utils curl ca-certificates git)
+
+setup() {
+  local missing=() p
+  for p in "${packages[@]}"; do
+    dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  [ "$(id -u)" -eq 0 ] || { echo "these Debian packages are missing: ${missing[*]}"; return 1; }
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+# The form of every text file: .clang-format for C, .editorconfig's rules for all.
+style() {
+  git ls-files -z '*.c' '*.h' | xargs -0 clang-format --dry-run -Werror
+  local bad
+  bad=$(git ls-files -z -- . ':!tests/fixtures' ':!LICENSE' | xargs -0 grep -nIE '[[:space:]]$' || true)
+  [ -z "$bad" ] || { echo "white space at the end of a line:"; echo "$bad" | head -20; return 1; }
+  bad=$(git ls-files -z -- '*.c' '*.h' '*.py' '*.sh' '*.build' | xargs -0 grep -nE '^.{121,}' || true)
+  [ -z "$bad" ] || { echo "longer than 120 columns:"; echo "$bad" | head -20; return 1; }
+  bad=$(git ls-files -z -- . ':!tests/fixtures' | xargs -0 -I{} sh -c '[ ! -s "{}" ] || [ -z "$(tail -c1 "{}")" ] || echo "{}"')
+  [ -z "$bad" ] || { echo "no newline at the end: $bad"; return 1; }
+}
+
+configure() { # folder, options...
+  local dir=$1
+  shift
+  if [ -f "$dir/build.ninja" ]; then meson setup --reconfigure "$dir" "$@"; else meson setup "$dir" "$@"; fi
+}
+
+build_gcc() { CC=gcc configure build/gcc && ninja -C build/gcc; }
+build_clang() {
+  CC=clang configure build/clang -Db_sanitize=address,undefined -Db_lundef=false && ninja -C build/clang
+}
+# OpenSSL's and RocksDB's one-time allocations are theirs; what is ours must be freed.
+unit() { UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C build/clang --print-errorlogs --no-rebuild; }
+
+step() { # name, command...
+  local name=$1 log start=$SECONDS
+  log=build/check-$(echo "$name" | tr -c 'a-z0-9\n' '-').log
+  shift
+  printf '%-28s' "$name"
+  if "$@" >"$log" 2>&1; then
+    printf 'ok  %4d s\n' $((SECONDS - start))
+  else
+    printf 'FAILED; from %s:\n' "$log"
+    tail -n 100 "$log"
+    exit 1
+  fi
+}
+
+fast=false select=()
+while [ $# -gt 0 ]; do
+  case $1 in
+  --setup)
+    setup
+    exit
+    ;;
+  --fast) fast=true ;;
+  -k)
+    select=(-k "$2")
+    shift
+    ;;
+  *)
+    echo "usage: tests/check.sh [--setup | --fast | -k WORDS]"
+    exit 2
+    ;;
+  esac
+  shift
+done
+
+mkdir -p build
+step "packages" setup
+step "style" style
+step "build (gcc)" build_gcc
+step "build (clang, sanitizers)" build_clang
+step "unit tests (sanitizers)" unit
+grep -E '^(Ok|Fail|Expected Fail|Skipped|Timeout):' "build/check-unit-tests--sanitizers-.log"
+$fast && exit
+OSYNC_BUILD=$PWD/build/gcc /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e "${select[@]}"
