@@ -450,7 +450,10 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         goto done;
     }
     if (!token_matches) {
-        answer(call, NULL, false, -1, IGNORABLE "token not match, ignore this request", DELETE);
+        /* Until the new hand-out is accepted, the former collector keeps its links: it may be handed the partition
+         * again, and the tablet may have removed meanwhile what they hold. */
+        bool handing_out = sub->handout != OSYNC__HANDOUT_NONE || sub->cause == OSYNC__SCHEDULER__CAUSE__ASSIGNMENT;
+        answer(call, NULL, false, -1, IGNORABLE "token not match, ignore this request", handing_out ? 0 : DELETE);
         goto done;
     }
     sub->heard = true;

@@ -82,6 +82,7 @@ static int fill(entry_t *e, osync__sub_t *sub) {
     e->progress.dest = t->dest;
     e->task.progress = &e->progress;
     e->task.data_collector = sub->collector;
+    e->task.has_count = 1; /* 0 until the checkpoint has been read */
     e->task.status = (char *)(uintptr_t)osync__sched_status_name(sub->status);
     if (sub->known && sub->delivery) {
         osync__delivery_totals_t totals = {0};
@@ -99,7 +100,6 @@ static int fill(entry_t *e, osync__sub_t *sub) {
             e->progress.sync_point = &e->point;
         }
         osync__delivery_totals(sub->delivery, &totals);
-        e->task.has_count = 1;
         e->task.count = totals.rows;
     }
     int rc = osync__buf_printf(&info, "lastUpdateTime=%" PRIu64 ";progressPath=%s", sub->seen_ms, t->s->store_path);

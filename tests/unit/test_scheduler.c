@@ -1,5 +1,6 @@
 /* The scheduler against a scripted catalog, scripted collectors and the file sink. What a ZooKeeper, a real collector
- * and HDFS do with it is in tests/e2e. Numbers in names are those of docs/defects.md. */
+ * and HDFS do with it is in tests/e2e. A number in a name is that of a defect of OpenMLDB's own sync tool that must not
+ * exist here. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -985,6 +986,8 @@ static void defect_27_a_task_that_never_began_is_handed_out_again(void **state) 
 static void defect_29_a_failed_reassignment_is_tried_again(void **state) {
     env_t *e = new_env(50);
     create_ok(e, "t1", 2);
+    char token[64];
+    snprintf(token, sizeof token, "%s", last_add(e, 5, 0)->token);
     e->collectors[0].registered = false;
     WAIT_STATUS(e, 5, 0, "FAILED");
     assert_non_null(
@@ -996,10 +999,16 @@ static void defect_29_a_failed_reassignment_is_tried_again(void **state) {
     assert_string_equal(x.status, "FAILED");
     assert_non_null(
         strstr(x.info, ";reason=java.lang.RuntimeException: add sync task failed, code: -1, msg: refused by stub"));
+    /* Nobody else has the partition yet: the former collector is not told to drop its links. */
+    pack_t former = {.tid = 5, .token = token, .start = 0, .next = 1, .rows = 1, .count = -1};
+    reply_t r = send_pack(e, former);
+    assert_true(r.code == -1 && !r.delete_task);
     restart(e); /* 53: still FAILED, with its reason, and still tried again */
     assert_string_equal(shown(e, 5, 0).status, "FAILED");
     e->collectors[1].code = 0;
     WAIT_STATUS(e, 5, 0, "RUNNING");
+    r = send_pack(e, former);
+    assert_true(r.code == -1 && r.delete_task);
     assert_null(strstr(shown(e, 5, 0).info, "reason"));
     end_env(e);
 }
