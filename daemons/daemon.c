@@ -17,13 +17,16 @@ osync_log_level_t daemon_log_level(const char *name) {
     return OSYNC_LOG_INFO;
 }
 
-static void on_signal(uv_signal_t *h, int signum) {
-    daemon_t *d = h->data;
-    (void)signum;
+void daemon_stop(daemon_t *d) {
     uv_close((uv_handle_t *)&d->sigterm, NULL); /* a second signal kills */
     uv_close((uv_handle_t *)&d->sigint, NULL);
     daemon_notify("STOPPING=1");
     d->stop(d);
+}
+
+static void on_signal(uv_signal_t *h, int signum) {
+    (void)signum;
+    daemon_stop(h->data);
 }
 
 int daemon_init(daemon_t *d, void (*stop)(daemon_t *d)) {

@@ -142,6 +142,13 @@ int options_set(options_t *o, const char *key, const char *value, osync_error_t 
     return t->type == OPTION_STRING ? set_string(o, field, value, err) : set_number(t, field, value, err);
 }
 
+int options_require(const options_t *o, const char *key, osync_error_t *err) {
+    const char *value = NULL;
+    memcpy(&value, (const char *)o->target + find(o, key)->offset, sizeof value);
+    if (value && *value) return 0;
+    return fail(err, OSYNC_ECONFIG, "%s is not set: set it in the configuration file or on the command line", key);
+}
+
 static char *trim(char *s) {
     while (isspace((unsigned char)*s)) s++;
     char *end = s + strlen(s);

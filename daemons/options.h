@@ -41,6 +41,8 @@ int options_read_flags(options_t *o, const char *path, osync_error_t *err);
 int options_read_properties(options_t *o, const char *path, osync_error_t *err);
 /* One assignment, as of the command line. `value` NULL is "--flag". */
 int options_set(options_t *o, const char *key, const char *value, osync_error_t *err);
+/* An error that names the key if its string is not set. */
+int options_require(const options_t *o, const char *key, osync_error_t *err);
 /* Prints the table with what the target holds now. */
 void options_print_help(const options_t *o);
 void options_free(options_t *o);

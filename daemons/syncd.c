@@ -117,11 +117,17 @@ int main(int argc, char **argv) {
     }
     int rc = read_options(&o, argc, argv, &err);
     osync_log_set(osync_log_stderr, NULL, daemon_log_level(s.log_level));
+    if (!rc) rc = options_require(&o, "zookeeper.cluster", &err);
+    if (!rc) rc = options_require(&o, "sync_task.progress_path", &err);
     if (!rc) rc = daemon_init(&d.daemon, stop);
     if (!rc) rc = osync_scheduler_new(&d.scheduler, &d.daemon.loop, &s.c, &err);
     if (!rc) rc = osync_scheduler_start(d.scheduler, &err);
     if (rc) {
         if (err.code) fprintf(stderr, "osync-syncd: %s\n", err.message);
+        if (d.scheduler) { /* what has started has threads, which must end before the process does */
+            daemon_stop(&d.daemon);
+            (void)daemon_run(&d.daemon);
+        }
         return EXIT_FAILURE;
     }
     daemon_notify("READY=1");

@@ -1,13 +1,13 @@
 #!/bin/bash
-# The whole of libosync in a minute, on this machine alone: builds it, starts a ZooKeeper and a test TabletServer with a disk table, both
-# daemons, and copies the table's rows to files.
+# The whole of libosync in a minute, on this machine alone: builds it, starts a ZooKeeper, a test TabletServer with a
+# disk table and both daemons, and copies the table's rows to files.
 #
 #   examples/quickstart.sh            to a local folder (file://)
 #   examples/quickstart.sh --hdfs     to a real HDFS: a NameNode and a DataNode from Maven Central
 #   examples/quickstart.sh --rows N   with another number of rows than 300000
 #
-# On a fresh Debian 12 (as root) it installs what is missing. Everything listens on 127.0.0.1, on free ports, works in a temporary folder, and is
-# gone in the end.
+# On a fresh Debian 12 (as root) it installs what is missing. Everything listens on 127.0.0.1, on free ports, works in
+# a temporary folder, and is gone in the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows=300000 hdfs=false
@@ -81,7 +81,8 @@ pids+=($!)
 read -r _ tablet_port <"$work/ready"
 control CreateTable '{"partitions": 4, "meta": {"tid": 1, "db": "demo", "name": "trades", "storage_mode": "kSSD",
   "column_desc": [{"name": "id", "data_type": "kBigInt"}, {"name": "account", "data_type": "kString"},
-    {"name": "ts", "data_type": "kTimestamp"}, {"name": "amount", "data_type": "kDouble"}, {"name": "note", "data_type": "kString"}],
+    {"name": "ts", "data_type": "kTimestamp"}, {"name": "amount", "data_type": "kDouble"},
+    {"name": "note", "data_type": "kString"}],
   "column_key": [{"index_name": "by_account", "col_name": ["account"], "ts_name": "ts"}]}}'
 control Generate "{\"tid\": 1, \"rows\": $((rows * 9 / 10)), \"payload_bytes\": 100}"
 control MakeSnapshot '{"tid": 1}'

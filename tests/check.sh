@@ -1,5 +1,6 @@
 #!/bin/bash
-# Builds libosync and passes all its tests, on a fresh Debian 12 as root, or wherever the packages are installed already.
+# Builds libosync and passes all its tests, on a fresh Debian 12 as root, or wherever the packages are installed
+# already.
 #
 #   tests/check.sh             everything that a change has to pass
 #   tests/check.sh --setup     only installs what building and testing need
@@ -11,9 +12,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(gcc clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libuv1-dev
-  libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev libsqlite3-dev libexpat1-dev
-  libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest zookeeper maven
+packages=(gcc g++ clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler
+  libprotobuf-c-dev libuv1-dev libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev
+  libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest zookeeper maven
   openjdk-17-jre-headless tzdata xz-utils curl ca-certificates git)
 
 setup() {
@@ -35,7 +36,7 @@ style() {
   [ -z "$bad" ] || { echo "white space at the end of a line:"; echo "$bad" | head -20; return 1; }
   bad=$(git ls-files -z -- '*.c' '*.h' '*.py' '*.sh' '*.build' | xargs -0 grep -nE '^.{121,}' || true)
   [ -z "$bad" ] || { echo "longer than 120 columns:"; echo "$bad" | head -20; return 1; }
-  bad=$(git ls-files -z -- . ':!tests/fixtures' | xargs -0 -I{} sh -c '[ ! -s "{}" ] || [ -z "$(tail -c1 "{}")" ] || echo "{}"')
+  bad=$(git ls-files -- . ':!tests/fixtures' | while read -r f; do [ -z "$(tail -c1 "$f")" ] || echo "$f"; done)
   [ -z "$bad" ] || { echo "no newline at the end: $bad"; return 1; }
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Creates, deletes and shows sync tasks: OpenMLDB's synctool_helper.py for osync-syncd (or OpenMLDB's own SyncTool).
 
-The same options and the same output. Unlike the original, a request that the server refuses ends with exit status 1, `create`
+The same options and the same output. Unlike the original, a request that the server refuses ends with exit status 1,
+`create`
 without -m means mode 0 (full), and tool-status needs no key that the shipped configuration doesn't have.
 """
 
@@ -148,13 +149,22 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Creates, deletes and shows sync tasks.")
     parser.add_argument("action", help="create, delete, status or tool-status")
     parser.add_argument("-t", "--table", help="db.table")
-    parser.add_argument("-m", "--mode", type=int, choices=(0, 1, 2),
-                        help="0: full (default), 1: incremental by timestamp, 2: full and continuous")
+    parser.add_argument(
+        "-m",
+        "--mode",
+        type=int,
+        choices=(0, 1, 2),
+        help="0: full (default), 1: incremental by timestamp, 2: full and continuous",
+    )
     parser.add_argument("-ts", type=int, default=0, help="mode 1: only rows with at least this timestamp (ms)")
     parser.add_argument("-d", "--dest", help="destination folder")
     parser.add_argument("-s", "--server", default="127.0.0.1:8848", help="host:port of the sync tool (%(default)s)")
-    parser.add_argument("-f", "--synctool_conf", default="conf/synctool.properties",
-                        help="configuration file for tool-status (%(default)s)")
+    parser.add_argument(
+        "-f",
+        "--synctool_conf",
+        default="conf/synctool.properties",
+        help="configuration file for tool-status (%(default)s)",
+    )
     args = parser.parse_args(argv)
     action = ACTIONS.get(args.action)
     if not action:

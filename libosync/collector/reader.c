@@ -271,6 +271,7 @@ static time_t snapshot_began(const char *name, time_t current_mtime) {
             (struct tm){.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day, .tm_hour = hour, .tm_min = minute};
         tm.tm_isdst = dst;
         time_t t = mktime(&tm);
+        if (tm.tm_hour != hour || tm.tm_min != minute) continue; /* no such time on this side */
         if (t == (time_t)-1 || t > current_mtime || current_mtime - t > SNAPSHOT_MAX_S) continue;
         if (!best || t < best) best = t;
     }

@@ -1,4 +1,5 @@
 """What the end-to-end tests share. OSYNC_BUILD names meson's build folder with the programs to test."""
+
 import os
 import pathlib
 
@@ -26,7 +27,8 @@ def zookeeper(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def hdfs(tmp_path_factory):
-    """A real NameNode and DataNode, shared by all tests of a run: each works in a folder of its own, and a test that kills a server
+    """A real NameNode and DataNode, shared by all tests of a run: each works in a folder of its own, and a test that
+    kills a server
     restarts it."""
     with Hdfs(tmp_path_factory.mktemp("hdfs")) as h:
         yield h

@@ -1,8 +1,10 @@
-"""A real HDFS for tests: one NameNode and one DataNode of Hadoop's own, each a process that can be killed, on free ports of
+"""A real HDFS for tests: one NameNode and one DataNode of Hadoop's own, each a process that can be killed, on free
+ports of
 127.0.0.1, with everything they write below one folder. It is not a cluster manager: no HA, no security, replication 1.
 
-As a module: `with Hdfs(folder) as h:`, then h.conf_dir is a HADOOP_CONF_DIR for the client under test and h.list, h.read and h.write
-look at the result independently of it. As a command: `hdfs.py fetch` gets the jars, `hdfs.py start DIR` starts one and prints its
+As a module: `with Hdfs(folder) as h:`, then h.conf_dir is a HADOOP_CONF_DIR for the client under test and h.list, h.read
+and h.write look at the result independently of it. As a command: `hdfs.py fetch` gets the jars, `hdfs.py start DIR` starts one
+and prints its
 configuration folder, `hdfs.py stop DIR` ends it.
 """
 
@@ -27,7 +29,11 @@ from xml.sax.saxutils import escape
 POM = Path(__file__).resolve().parent / "hdfs-pom.xml"
 START_SECONDS = 90  # until the first CREATE works; a few seconds on an idle machine
 JAVA = [
-    "java", "-Xmx160m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+    "java",
+    "-Xmx160m",
+    "-Xshare:auto",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
     "--add-opens=java.base/java.lang=ALL-UNNAMED",  # without it WebHDFS of Hadoop 3.3 and 3.4 answers 500 on Java 17
 ]
 SERVER = "org.apache.hadoop.hdfs.server"
@@ -58,8 +64,12 @@ def fetch_jars():
     cache.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix="hadoop-", dir=cache))
     try:
-        subprocess.run(["mvn", "-q", "-B", "-f", str(POM), "dependency:copy", f"-DoutputDirectory={tmp / 'lib'}"], check=True,
-                       stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        subprocess.run(
+            ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy", f"-DoutputDirectory={tmp / 'lib'}"],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
         try:
             (tmp / "lib").rename(target)
         except OSError:
@@ -71,7 +81,8 @@ def fetch_jars():
 
 
 def free_ports(n):
-    """n ports of 127.0.0.1 that are free now. They are below the range that outgoing connections take theirs from, so that a killed
+    """n ports of 127.0.0.1 that are free now. They are below the range that outgoing connections take theirs from,
+    so that a killed
     server finds its port free again."""
     found = []
     while len(found) < n:
@@ -87,7 +98,9 @@ def free_ports(n):
 
 
 def write_site(path, values):
-    rows = "".join(f"  <property><name>{escape(k)}</name><value>{escape(str(v))}</value></property>\n" for k, v in values.items())
+    rows = "".join(
+        f"  <property><name>{escape(k)}</name><value>{escape(str(v))}</value></property>\n" for k, v in values.items()
+    )
     path.write_text(f"<?xml version=\"1.0\"?>\n<configuration>\n{rows}</configuration>\n")
 
 
@@ -122,8 +135,13 @@ class Hdfs:
             atexit.register(self.stop)
         if not (self.dir / "name" / "current").exists():
             with open(self.dir / "logs" / "format.log", "ab") as log:
-                subprocess.run(self._java("namenode.NameNode", "-format", "-nonInteractive"), check=True, stdin=subprocess.DEVNULL,
-                               stdout=log, stderr=log)
+                subprocess.run(
+                    self._java("namenode.NameNode", "-format", "-nonInteractive"),
+                    check=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
         self._spawn("namenode")
         self._spawn("datanode")
         self.wait_ready()
@@ -205,7 +223,9 @@ class Hdfs:
         return self._http("GET", url)
 
     def write(self, path, data, overwrite=True):
-        url = json.loads(self._call("PUT", path, "CREATE", noredirect="true", overwrite=str(overwrite).lower()))["Location"]
+        url = json.loads(self._call("PUT", path, "CREATE", noredirect="true", overwrite=str(overwrite).lower()))[
+            "Location"
+        ]
         self._http("PUT", url, data)
 
     def mkdirs(self, path):
@@ -241,28 +261,40 @@ class Hdfs:
         conf = Path(self.conf_dir)
         for name in ("hdfs", "datanode"):  # the servers look for these folders on their class path
             (conf / "webapps" / name).mkdir(parents=True, exist_ok=True)
-        write_site(conf / "core-site.xml", {"fs.defaultFS": f"hdfs://127.0.0.1:{rpc}", "hadoop.tmp.dir": self.dir / "tmp"})
-        write_site(conf / "hdfs-site.xml", {
-            "dfs.replication": 1,
-            "dfs.permissions.enabled": "false",
-            "dfs.namenode.name.dir": f"file://{self.dir}/name",
-            "dfs.namenode.rpc-address": f"127.0.0.1:{rpc}",
-            "dfs.namenode.http-address": f"127.0.0.1:{web}",
-            "dfs.namenode.safemode.extension": 0,
-            "dfs.namenode.heartbeat.recheck-interval": 2000,
-            "dfs.heartbeat.interval": 1,
-            "dfs.datanode.hostname": "127.0.0.1",
-            "dfs.datanode.data.dir": f"file://{self.dir}/data",
-            "dfs.datanode.address": f"127.0.0.1:{data}",
-            "dfs.datanode.http.address": f"127.0.0.1:{data_http}",
-            "dfs.datanode.ipc.address": f"127.0.0.1:{data_ipc}",
-            # With WebHDFS the DataNode is the HDFS client; by default half of all file closes wait 400 ms here.
-            "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": 5,
-        })
+        write_site(
+            conf / "core-site.xml", {"fs.defaultFS": f"hdfs://127.0.0.1:{rpc}", "hadoop.tmp.dir": self.dir / "tmp"}
+        )
+        write_site(
+            conf / "hdfs-site.xml",
+            {
+                "dfs.replication": 1,
+                "dfs.permissions.enabled": "false",
+                "dfs.namenode.name.dir": f"file://{self.dir}/name",
+                "dfs.namenode.rpc-address": f"127.0.0.1:{rpc}",
+                "dfs.namenode.http-address": f"127.0.0.1:{web}",
+                "dfs.namenode.safemode.extension": 0,
+                "dfs.namenode.heartbeat.recheck-interval": 2000,
+                "dfs.heartbeat.interval": 1,
+                "dfs.datanode.hostname": "127.0.0.1",
+                "dfs.datanode.data.dir": f"file://{self.dir}/data",
+                "dfs.datanode.address": f"127.0.0.1:{data}",
+                "dfs.datanode.http.address": f"127.0.0.1:{data_http}",
+                "dfs.datanode.ipc.address": f"127.0.0.1:{data_ipc}",
+                # With WebHDFS the DataNode is the HDFS client; by default half of all file closes wait 400 ms here.
+                "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": 5,
+            },
+        )
         (conf / "log4j.properties").write_text(LOG4J)
 
     def _java(self, main, *args):
-        return [*JAVA, f"-Djava.io.tmpdir={self.dir / 'logs'}", "-cp", f"{self.conf_dir}:{self._s['jars']}/*", f"{SERVER}.{main}", *args]
+        return [
+            *JAVA,
+            f"-Djava.io.tmpdir={self.dir / 'logs'}",
+            "-cp",
+            f"{self.conf_dir}:{self._s['jars']}/*",
+            f"{SERVER}.{main}",
+            *args,
+        ]
 
     def _log(self, who):
         return self.dir / "logs" / f"{who}.log"
@@ -270,7 +302,9 @@ class Hdfs:
     def _spawn(self, who):
         main = {"namenode": "namenode.NameNode", "datanode": "datanode.DataNode"}[who]
         with open(self._log(who), "ab") as log:  # a session of its own: the terminal's Ctrl-C is the test's, not theirs
-            child = subprocess.Popen(self._java(main), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            child = subprocess.Popen(
+                self._java(main), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         self._children[who] = child
         self._s["pids"][who] = child.pid
         self._save()

@@ -1,4 +1,6 @@
-"""Reads OpenMLDB's files with nothing of libosync, so that tests have a second opinion: binlogs, and protobuf messages by field number."""
+"""Reads OpenMLDB's files with nothing of libosync, so that tests have a second opinion: binlogs, and protobuf
+messages by field number."""
+
 import struct
 
 BLOCK, HEADER, END_OF_FILE = 4096, 7, 5
@@ -25,7 +27,8 @@ def masked_crc(data):
 
 
 def records(data):
-    """The payloads of a binlog file's bytes, and whether an end-of-file record closes it. Stops at the first thing that is torn."""
+    """The payloads of a binlog file's bytes, and whether an end-of-file record closes it. Stops at the first thing
+    that is torn."""
     out, whole, at = [], b"", 0
     while True:
         left = BLOCK - at % BLOCK
@@ -34,7 +37,7 @@ def records(data):
         if at + HEADER > len(data):
             return out, False
         crc, size, kind = struct.unpack_from("<IHB", data, at)
-        payload = data[at + HEADER:at + HEADER + size]
+        payload = data[at + HEADER : at + HEADER + size]
         if len(payload) < size or masked_crc(bytes([kind]) + payload) != crc:
             return out, False
         at += HEADER + size
@@ -66,7 +69,7 @@ def fields(data):
             value = varint()
         elif tag & 7 == 2:
             size = varint()
-            value = data[at:at + size]
+            value = data[at : at + size]
             at += size
         else:
             raise ValueError(f"wire type {tag & 7}")
@@ -77,9 +80,16 @@ def fields(data):
 def log_entry(payload):
     f = fields(payload)
     one = {number: values[0] for number, values in f.items()}
-    return {"log_index": one[2], "term": one[1], "value": one.get(4), "ts": one.get(5), "delete": one.get(7) == 2,
-            "end_ts": one.get(9), "ts_name": one.get(10, b"").decode(),
-            "dims": [(fields(d)[2][0], fields(d)[1][0]) for d in f.get(6, [])]}
+    return {
+        "log_index": one[2],
+        "term": one[1],
+        "value": one.get(4),
+        "ts": one.get(5),
+        "delete": one.get(7) == 2,
+        "end_ts": one.get(9),
+        "ts_name": one.get(10, b"").decode(),
+        "dims": [(fields(d)[2][0], fields(d)[1][0]) for d in f.get(6, [])],
+    }
 
 
 def binlog(folder):
@@ -115,7 +125,14 @@ def table_meta(data):
         f = fields(raw)
         return {"id": f[1][0], "field_count": f[2][0]}
 
-    return {"tid": meta[1][0], "name": text(meta, 2), "db": text(meta, 14), "compress_type": meta.get(8, [0])[0],
-            "column_desc": [desc(d) for d in meta[10]], "column_key": [key(k) for k in meta[11]],
-            "added_column_desc": [desc(d) for d in meta.get(12, [])],
-            "schema_versions": [version(v) for v in meta.get(15, [])], "storage_mode": meta[17][0]}
+    return {
+        "tid": meta[1][0],
+        "name": text(meta, 2),
+        "db": text(meta, 14),
+        "compress_type": meta.get(8, [0])[0],
+        "column_desc": [desc(d) for d in meta[10]],
+        "column_key": [key(k) for k in meta[11]],
+        "added_column_desc": [desc(d) for d in meta.get(12, [])],
+        "schema_versions": [version(v) for v in meta.get(15, [])],
+        "storage_mode": meta[17][0],
+    }

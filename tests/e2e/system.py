@@ -1,4 +1,5 @@
-"""A whole system for a test: test TabletServer, collectors, scheduler, on a ZooKeeper root and a destination of its own."""
+"""A whole system for a test: test TabletServer, collectors, scheduler, on a ZooKeeper root and a destination of its
+own."""
 
 import collections
 import json
@@ -40,8 +41,13 @@ class Daemon:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.program, *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env={**os.environ, **(self.env or {})})
+            self.process = subprocess.Popen(
+                [self.program, *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(self.env or {})},
+            )
         return self
 
     def end(self, how=signal.SIGTERM):
@@ -68,15 +74,22 @@ class Daemon:
 class System:
     """`hdfs`: an Hdfs, or None for file://."""
 
-    COLUMNS = [column("id", "bigint"), column("k", "string"), column("ts", "timestamp"), column("v", "double"),
-               column("payload", "string")]
+    COLUMNS = [
+        column("id", "bigint"),
+        column("k", "string"),
+        column("ts", "timestamp"),
+        column("v", "double"),
+        column("payload", "string"),
+    ]
     INDEXES = [index("idx0", ["k"], ts="ts")]
 
     def __init__(self, build, folder, zookeeper, hdfs=None, conf=None):
         self.build, self.folder, self.zookeeper, self.hdfs = build, pathlib.Path(folder), zookeeper, hdfs
         self.root = f"/root-{os.path.basename(folder)}-{free_port()}"
-        self.conf = {"collector": {**FAST["collector"], **(conf or {}).get("collector", {})},
-                     "syncd": {**FAST["syncd"], **(conf or {}).get("syncd", {})}}
+        self.conf = {
+            "collector": {**FAST["collector"], **(conf or {}).get("collector", {})},
+            "syncd": {**FAST["syncd"], **(conf or {}).get("syncd", {})},
+        }
         self.tablet = Tablet(build, self.folder / "tablet", zookeeper.address, self.root, binlog_max_bytes=1 << 20)
         self.collectors = []
         self.syncd = None
@@ -95,19 +108,33 @@ class System:
 
     def add_collector(self, **flags):
         n = len(self.collectors)
-        values = {"endpoint": f"127.0.0.1:{free_port()}", "zk_cluster": self.zookeeper.address, "zk_root_path": self.root,
-                  "collector_datadir": self.folder / f"collector-{n}", **self.conf["collector"], **flags}
+        values = {
+            "endpoint": f"127.0.0.1:{free_port()}",
+            "zk_cluster": self.zookeeper.address,
+            "zk_root_path": self.root,
+            "collector_datadir": self.folder / f"collector-{n}",
+            **self.conf["collector"],
+            **flags,
+        }
         file = self.folder / f"collector-{n}.flags"
         file.write_text("".join(f"--{k}={v}\n" for k, v in values.items()))
-        daemon = Daemon(self.build / "daemons/osync-collectord", [f"--flagfile={file}"], self.folder / f"collector-{n}.log")
+        daemon = Daemon(
+            self.build / "daemons/osync-collectord", [f"--flagfile={file}"], self.folder / f"collector-{n}.log"
+        )
         daemon.endpoint = values["endpoint"]
         self.collectors.append(daemon.start())
         return daemon
 
     def start_syncd(self):
-        values = {"server.host": "127.0.0.1", "server.port": self.syncd_port, "zookeeper.cluster": self.zookeeper.address,
-                  "zookeeper.root_path": self.root, "sync_task.progress_path": self.folder / "state", "csv.timezone": "UTC",
-                  **self.conf["syncd"]}
+        values = {
+            "server.host": "127.0.0.1",
+            "server.port": self.syncd_port,
+            "zookeeper.cluster": self.zookeeper.address,
+            "zookeeper.root_path": self.root,
+            "sync_task.progress_path": self.folder / "state",
+            "csv.timezone": "UTC",
+            **self.conf["syncd"],
+        }
         if self.hdfs:
             values["hadoop.conf.dir"] = self.hdfs.conf_dir
         file = self.folder / "synctool.properties"
@@ -129,6 +156,7 @@ class System:
             except OSError:
                 assert self.syncd.process.poll() is None, self.syncd.text()
                 return None
+
         return wait_for("osync-syncd to listen", answers)
 
     def wait_registered(self):
@@ -139,14 +167,27 @@ class System:
     # ---- calls ----
 
     def rpc(self, method, **fields):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.syncd_port}/openmldb.datasync.SyncTool/{method}",
-                                         json.dumps(fields).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.syncd_port}/openmldb.datasync.SyncTool/{method}",
+            json.dumps(fields).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
+    def page(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.syncd_port}/status?format=json", timeout=120) as answer:
+            return json.load(answer)
+
     def helper(self, *arguments, status=0):
-        run = subprocess.run([sys.executable, HELPER, *arguments, "-s", f"127.0.0.1:{self.syncd_port}"],
-                             capture_output=True, text=True, check=False, timeout=180, env={**os.environ, "TZ": "UTC"})
+        run = subprocess.run(
+            [sys.executable, HELPER, *arguments, "-s", f"127.0.0.1:{self.syncd_port}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+            env={**os.environ, "TZ": "UTC"},
+        )
         assert run.returncode == status, f"{run.stdout}{run.stderr}\n{self.syncd.text()[-3000:]}"
         return run.stdout
 
@@ -154,8 +195,16 @@ class System:
         return f"/{self.root.strip('/')}/{name}" if self.hdfs else f"file://{self.folder}/out/{name}"
 
     def create(self, name, mode, dest=None, ts=None):
-        return self.helper("create", "-t", f"db.{name}", "-m", str(mode), "-d", self.dest(dest or name),
-                           *(["-ts", str(ts)] if ts is not None else []))
+        return self.helper(
+            "create",
+            "-t",
+            f"db.{name}",
+            "-m",
+            str(mode),
+            "-d",
+            self.dest(dest or name),
+            *(["-ts", str(ts)] if ts is not None else []),
+        )
 
     def tasks(self):
         """(tid, pid) -> task."""
@@ -166,32 +215,53 @@ class System:
 
     def wait_gone(self, timeout=120):
         """A task of mode 0 removes itself when everything is committed."""
-        wait_for("the task to end", lambda: not self.tasks(), timeout)
+
+        def ended():  # the page also has what is still being removed
+            page = self.page()
+            return page["ready"] and not page["tasks"]
+
+        wait_for("the task to end", ended, timeout)
 
     # ---- tables and rows ----
 
     def make_table(self, tid, name, partitions=2, **more):
-        self.tablet.create_table(tid, name, more.pop("columns", self.COLUMNS), more.pop("indexes", self.INDEXES),
-                                 partitions=partitions, **more)
+        self.tablet.create_table(
+            tid,
+            name,
+            more.pop("columns", self.COLUMNS),
+            more.pop("indexes", self.INDEXES),
+            partitions=partitions,
+            **more,
+        )
 
     def files(self, dest):
-        """Every visible file of a destination: name -> bytes. What begins with '_' or '.' is not visible, as for any reader."""
+        """Every visible file of a destination: name -> bytes. What begins with '_' or '.' is not visible, as for any
+        reader."""
         if self.hdfs:
             folder = self.dest(dest)
-            names = [p for p in self.hdfs.list(folder) if not re.search(r"/[._]", p[len(folder):])] if self.hdfs.exists(folder) else []
+            names = (
+                [p for p in self.hdfs.list(folder) if not re.search(r"/[._]", p[len(folder) :])]
+                if self.hdfs.exists(folder)
+                else []
+            )
             return {n: self.hdfs.read(n) for n in names}
-        folder = self.folder / "out" / dest
-        return {str(p): p.read_bytes() for p in folder.rglob("*")
-                if p.is_file() and not re.search(r"/[._]", str(p)[len(str(folder)):])}
+        out = {}
+        for top, folders, names in os.walk(self.folder / "out" / dest):
+            folders[:] = [n for n in folders if n[0] not in "._"]  # they may go while they are looked at
+            out |= {f"{top}/{n}": pathlib.Path(top, n).read_bytes() for n in names if n[0] not in "._"}
+        return out
 
     def hidden(self, dest):
         """Everything else that is left in a destination."""
         if self.hdfs:
             folder = self.dest(dest)
-            return [p for p in [*self.hdfs.list(folder), *(p for p in [f"{folder}/_osync"] if self.hdfs.exists(p))]
-                    if re.search(r"/[._]", p[len(folder):])]
+            return [
+                p
+                for p in [*self.hdfs.list(folder), *(p for p in [f"{folder}/_osync"] if self.hdfs.exists(p))]
+                if re.search(r"/[._]", p[len(folder) :])
+            ]
         folder = self.folder / "out" / dest
-        return [p for p in folder.rglob("*") if re.search(r"/[._]", str(p)[len(str(folder)):])]
+        return [p for p in folder.rglob("*") if re.search(r"/[._]", str(p)[len(str(folder)) :])]
 
     def lines(self, dest):
         out = []
@@ -210,10 +280,17 @@ class System:
         twice = sorted(i for i, n in got.items() if n > 1)
         lost = sorted(set(expected) - set(got))
         other = sorted(set(got) - set(expected) - set(optional))
-        assert not twice and not lost and not other, \
-            f"lost {len(lost)} {lost[:10]}, twice {len(twice)} {twice[:10]}, never put {other[:10]}; logs in {self.folder}"
+        assert (
+            not twice and not lost and not other
+        ), f"lost {len(lost)} {lost[:9]}, twice {len(twice)} {twice[:9]}, never put {other[:9]}; logs in {self.folder}"
         return len(lost), len(twice)
 
     def wait_rows(self, dest, n, timeout=120):
-        wait_for(f"{n} rows in {dest}", lambda: sum(int(t.get("count", 0)) for t in self.tasks().values()
-                                                    if t["progress"]["dest"] == self.dest(dest)) >= n, timeout)
+        wait_for(
+            f"{n} rows in {dest}",
+            lambda: sum(
+                int(t.get("count", 0)) for t in self.tasks().values() if t["progress"]["dest"] == self.dest(dest)
+            )
+            >= n,
+            timeout,
+        )

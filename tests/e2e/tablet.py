@@ -1,4 +1,5 @@
 """The test TabletServer (tests/tablet) as a process, and its control calls."""
+
 import json
 import pathlib
 import select
@@ -10,8 +11,18 @@ import urllib.request
 
 from zookeeper import free_port
 
-TYPES = {"bool": "kBool", "smallint": "kSmallInt", "int": "kInt", "bigint": "kBigInt", "float": "kFloat",
-         "double": "kDouble", "date": "kDate", "timestamp": "kTimestamp", "varchar": "kVarchar", "string": "kString"}
+TYPES = {
+    "bool": "kBool",
+    "smallint": "kSmallInt",
+    "int": "kInt",
+    "bigint": "kBigInt",
+    "float": "kFloat",
+    "double": "kDouble",
+    "date": "kDate",
+    "timestamp": "kTimestamp",
+    "varchar": "kVarchar",
+    "string": "kString",
+}
 
 
 class TabletError(Exception):
@@ -24,15 +35,20 @@ def column(name, kind, not_null=False):
 
 def index(name, columns, ts=None, ttl_type="kAbsoluteTime", abs_ttl=0, lat_ttl=0):
     """abs_ttl in minutes, lat_ttl in rows; 0 is never."""
-    out = {"index_name": name, "col_name": list(columns),
-           "ttl": {"ttl_type": ttl_type, "abs_ttl": abs_ttl, "lat_ttl": lat_ttl}}
+    out = {
+        "index_name": name,
+        "col_name": list(columns),
+        "ttl": {"ttl_type": ttl_type, "abs_ttl": abs_ttl, "lat_ttl": lat_ttl},
+    }
     if ts:
         out["ts_name"] = ts
     return out
 
 
 class Tablet:
-    def __init__(self, build, root, zookeeper=None, zk_root="/openmldb", host="127.0.0.1", binlog_max_bytes=None, zk_cert=None):
+    def __init__(
+        self, build, root, zookeeper=None, zk_root="/openmldb", host="127.0.0.1", binlog_max_bytes=None, zk_cert=None
+    ):
         """zookeeper: an address, or None to run without."""
         self.program = pathlib.Path(build) / "tests/tablet/osync-test-tablet"
         self.root = pathlib.Path(root)
@@ -50,7 +66,8 @@ class Tablet:
         return self.process.pid
 
     def start(self, timeout=60):
-        """Starts it, on the former port if it has run before, and returns when it listens and its tables are in ZooKeeper."""
+        """Starts it, on the former port if it has run before, and returns when it listens and its tables are in
+        ZooKeeper."""
         self.port = self.port or free_port()
         command = [str(self.program), "--endpoint", self.endpoint, "--root", str(self.root)]
         command += ["--zk", self.zookeeper, "--zk-root", self.zk_root] if self.zookeeper else ["--no-zk"]
@@ -99,8 +116,9 @@ class Tablet:
 
     def call(self, method, timeout=600, service="osync.test.TestTablet", **fields):
         body = json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
-        request = urllib.request.Request(f"http://{self.endpoint}/{service}/{method}", body,
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"http://{self.endpoint}/{service}/{method}", body, {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 reply = json.load(answer)
@@ -111,8 +129,15 @@ class Tablet:
         return reply
 
     def create_table(self, tid, name, columns, indexes, db="db", partitions=1, storage_mode="kSSD", snappy=False):
-        meta = {"tid": tid, "db": db, "name": name, "column_desc": columns, "column_key": indexes, "storage_mode": storage_mode,
-                "compress_type": "kSnappy" if snappy else "kNoCompress"}
+        meta = {
+            "tid": tid,
+            "db": db,
+            "name": name,
+            "column_desc": columns,
+            "column_key": indexes,
+            "storage_mode": storage_mode,
+            "compress_type": "kSnappy" if snappy else "kNoCompress",
+        }
         self.call("CreateTable", meta=meta, partitions=partitions)
 
     def put(self, tid, rows, put_time=None, version=None):
@@ -137,8 +162,16 @@ class Tablet:
 
     def generate(self, tid, rows, seed=1, first_id=None, payload_bytes=None, keys=None, rate_per_s=None):
         """Puts made-up rows whose `id` counts up from first_id (None: goes on). With a rate it returns at once."""
-        self.call("Generate", tid=tid, rows=rows, seed=seed, first_id=first_id, payload_bytes=payload_bytes, keys=keys,
-                  rate_per_s=rate_per_s)
+        self.call(
+            "Generate",
+            tid=tid,
+            rows=rows,
+            seed=seed,
+            first_id=first_id,
+            payload_bytes=payload_bytes,
+            keys=keys,
+            rate_per_s=rate_per_s,
+        )
 
     def stats(self, tid):
         return self.call("Stats", tid=tid)

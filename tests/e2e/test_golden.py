@@ -18,7 +18,11 @@ def partitions(golden):
             for folder in sorted(p for p in db.iterdir() if p.is_dir()):
                 suffix = f"_p{folder.name.split('_')[1]}" if case.name == "case10_partitions" else ""
                 meta = case / f"table_meta{suffix}.pb"
-                dump = case / "dump" / ("snapshot_collector_n.jsonl" if db.name == "db_n" else f"snapshot_collector{suffix}.jsonl")
+                dump = (
+                    case
+                    / "dump"
+                    / ("snapshot_collector_n.jsonl" if db.name == "db_n" else f"snapshot_collector{suffix}.jsonl")
+                )
                 yield f"{case.name}/{db.name}/{folder.name}", folder, meta, case / f"expected{suffix}.jsonl", dump
 
 
@@ -27,15 +31,21 @@ def lines(path):
 
 
 def dump(build, meta, folder, *options, status=0):
-    run = subprocess.run([build / "examples/osync-dump", "--meta", meta, "--partition", folder, *options],
-                         capture_output=True, check=False, timeout=60)
+    run = subprocess.run(
+        [build / "examples/osync-dump", "--meta", meta, "--partition", folder, *options],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
     assert run.returncode == status, run.stderr.decode()
     return run
 
 
 def rows(build, meta, folder, phase, *options):
-    return [json.loads(line) for line in
-            dump(build, meta, folder, "--phase", phase, "--format", "jsonl", *options).stdout.splitlines()]
+    return [
+        json.loads(line)
+        for line in dump(build, meta, folder, "--phase", phase, "--format", "jsonl", *options).stdout.splitlines()
+    ]
 
 
 def base_dim(op):
@@ -63,11 +73,14 @@ def test_snapshot(build, all_partitions):
 def test_binlog(build, all_partitions):
     total = 0
     for name, folder, meta, expected, _ in all_partitions:
-        want = [(op["offset"], base_dim(op)["ts"], op["value_hex"])
-                for op in lines(expected) if op["op"] == "put" and base_dim(op)]
+        want = [
+            (op["offset"], base_dim(op)["ts"], op["value_hex"])
+            for op in lines(expected)
+            if op["op"] == "put" and base_dim(op)
+        ]
         got = [(r["offset"], r["ts"], r["value_hex"]) for r in rows(build, meta, folder, "binlog")]
         if "/db_n/" in name:  # the log as it was at the earlier snapshot
-            want = want[:len(got)]
+            want = want[: len(got)]
         assert got == want, name
         total += len(got)
     print(f"{len(all_partitions)} partitions, {total} puts of binlogs")
@@ -95,7 +108,9 @@ def superseded(ops, ts_name):
         elif op["op"] == "delete":
             start, end = op.get("ts", 2**64 - 1), op.get("end_ts", 0)
             wide = "idx" not in op and (not ts_name or op.get("ts_name") == ts_name)
-            for key in [k for k in live if start >= k[1] > end and (wide or (op.get("idx") == 0 and op.get("pk") == k[0]))]:
+            for key in [
+                k for k in live if start >= k[1] > end and (wide or (op.get("idx") == 0 and op.get("pk") == k[0]))
+            ]:
                 gone.add(live.pop(key))
     return gone
 
@@ -136,7 +151,9 @@ def test_partitions_together(build, golden):
     want = collections.Counter()
     for pid in range(4):
         offsets = {op["offset"]: op["value_hex"] for op in lines(case / f"expected_p{pid}.jsonl") if op["op"] == "put"}
-        got.update(r["value_hex"] for r in rows(build, case / f"table_meta_p{pid}.pb", case / f"db/10_{pid}", "all")[1:])
+        got.update(
+            r["value_hex"] for r in rows(build, case / f"table_meta_p{pid}.pb", case / f"db/10_{pid}", "all")[1:]
+        )
         want.update(offsets[row["offset"]] for row in logical if row["pid"] == pid)
     assert not got - want
     assert sum((want - got).values()) <= len(deleted_in_window)
@@ -163,10 +180,24 @@ def test_broken_binlogs(build, golden):
     case = golden / BROKEN
     whole = [r["offset"] for r in rows(build, case / "table_meta.pb", case / "db/7_0", "binlog")]
     for variant in sorted(p for p in case.iterdir() if (p / "7_0").is_dir() and p.name != "db"):
-        run = subprocess.run([build / "examples/osync-dump", "--meta", case / "table_meta.pb", "--partition", variant / "7_0",
-                              "--phase", "binlog", "--format", "jsonl"], capture_output=True, check=False, timeout=60)
+        run = subprocess.run(
+            [
+                build / "examples/osync-dump",
+                "--meta",
+                case / "table_meta.pb",
+                "--partition",
+                variant / "7_0",
+                "--phase",
+                "binlog",
+                "--format",
+                "jsonl",
+            ],
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
         got = [json.loads(line)["offset"] for line in run.stdout.splitlines()]
-        assert got == whole[:len(got)], variant.name
+        assert got == whole[: len(got)], variant.name
         if variant.name in ("truncated_last", "truncated_header", "no_eof_mark"):
             assert run.returncode == 0, run.stderr
             assert len(got) >= len(whole) - 1
@@ -176,11 +207,14 @@ def test_broken_binlogs(build, golden):
         print(f"{variant.name}: {len(got)} of {len(whole)} entries, {run.stderr.decode().strip() or 'no error'}")
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--meta", "/nonexistent"], "No such file"),
-    (["--partition", "/nonexistent"], "No such file"),
-    (["--timezone", "No/Where"], "No/Where"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--meta", "/nonexistent"], "No such file"),
+        (["--partition", "/nonexistent"], "No such file"),
+        (["--timezone", "No/Where"], "No/Where"),
+    ],
+)
 def test_bad_input(build, golden, options, message):
     case = golden / "case1_simple"
     run = dump(build, case / "table_meta.pb", case / "db/1_0", *options, status=1)
@@ -191,4 +225,6 @@ def test_csv(build, golden):
     case = golden / "case1_simple"
     text = dump(build, case / "table_meta.pb", case / "db/1_0", "--timezone", "UTC").stdout.decode("ascii")
     assert text.count("\n") == len(rows(build, case / "table_meta.pb", case / "db/1_0", "all")) - 1
-    assert '"id0",false,-100,-5,-9,-3.25,0.0,"str 0","v0",2000-01-01,2020-09-13 12:26:40.0,2023-11-14 22:13:20.0' in text
+    assert (
+        '"id0",false,-100,-5,-9,-3.25,0.0,"str 0","v0",2000-01-01,2020-09-13 12:26:40.0,2023-11-14 22:13:20.0' in text
+    )

@@ -1,11 +1,18 @@
-"""The WebHDFS sink against a real HDFS: the program sink_exercise does the calls, this looks at the outcome from outside."""
+"""The WebHDFS sink against a real HDFS: the program sink_exercise does the calls, this looks at the outcome from
+outside."""
+
 import os
 import subprocess
 
 
 def command(build, hdfs, scenario):
-    return dict(args=[build / "tests/e2e/sink_exercise", scenario], env={**os.environ, "HADOOP_CONF_DIR": hdfs.conf_dir},
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return dict(
+        args=[build / "tests/e2e/sink_exercise", scenario],
+        env={**os.environ, "HADOOP_CONF_DIR": hdfs.conf_dir},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def run(build, hdfs, scenario):

@@ -1,4 +1,6 @@
-"""The test TabletServer writes what OpenMLDB writes: golden tables, put again, give the same bytes. And it keeps what it has logged."""
+"""The test TabletServer writes what OpenMLDB writes: golden tables, put again, give the same bytes. And it keeps
+what it has logged."""
+
 import json
 import os
 import pathlib
@@ -15,10 +17,26 @@ from tablet import Tablet, TabletError, column, index
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "fixtures/golden.tar.xz"
 EOF_RECORD = bytes.fromhex("f0b91d31000005")
 
-CASES = ["case1_simple", "case1_hdd", "case2a_inner_each_own_ts", "case2b_inner_many_ts", "case2c_latest_first_index",
-         "case2d_no_ts_col", "case2e_abs_ttl", "case2f_absandlat", "case2g_absorlat", "case2h_first_index_is_second_ts",
-         "case3_snapshot_binlog_rolled", "case3b_delete_all_keys", "case4a_empty", "case4b_binlog_only", "case4c_empty_snapshot",
-         "case7_sst_off", "case8_row_snappy", "case9_added_columns"]
+CASES = [
+    "case1_simple",
+    "case1_hdd",
+    "case2a_inner_each_own_ts",
+    "case2b_inner_many_ts",
+    "case2c_latest_first_index",
+    "case2d_no_ts_col",
+    "case2e_abs_ttl",
+    "case2f_absandlat",
+    "case2g_absorlat",
+    "case2h_first_index_is_second_ts",
+    "case3_snapshot_binlog_rolled",
+    "case3b_delete_all_keys",
+    "case4a_empty",
+    "case4b_binlog_only",
+    "case4c_empty_snapshot",
+    "case7_sst_off",
+    "case8_row_snappy",
+    "case9_added_columns",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +49,11 @@ def golden(tmp_path_factory):
 
 def operations(path):
     # "-0" is a float whose sign counts; JSON's own reading drops it.
-    return [json.loads(line, parse_int=lambda text: -0.0 if text == "-0" else int(text))
-            for line in path.read_text().split("\n") if line]
+    return [
+        json.loads(line, parse_int=lambda text: -0.0 if text == "-0" else int(text))
+        for line in path.read_text().split("\n")
+        if line
+    ]
 
 
 def put_again(tablet, tid, op):
@@ -41,8 +62,14 @@ def put_again(tablet, tid, op):
 
 
 def delete_again(tablet, tid, op):
-    tablet.delete(tid, key=op.get("pk"), index=op.get("idx", 0), start_ts=op.get("ts"), end_ts=op.get("end_ts"),
-                  ts_name=op.get("ts_name"))
+    tablet.delete(
+        tid,
+        key=op.get("pk"),
+        index=op.get("idx", 0),
+        start_ts=op.get("ts"),
+        end_ts=op.get("end_ts"),
+        ts_name=op.get("ts_name"),
+    )
 
 
 def assert_same_binlog(theirs, ours):
@@ -59,10 +86,23 @@ def assert_same_binlog(theirs, ours):
 def rocksdb_options(checkpoint):
     """What matters for a reader, by section of the OPTIONS file."""
     text = next(checkpoint.glob("OPTIONS-*")).read_text()
-    wanted = ("comparator", "prefix_extractor", "merge_operator", "compaction_filter", "compression", "filter_policy", "block_size",
-              "whole_key_filtering", "memtable_prefix_bloom_size_ratio", "format_version", "level0_file_num_compaction_trigger",
-              "level0_slowdown_writes_trigger", "level0_stop_writes_trigger", "optimize_filters_for_hits",
-              "level_compaction_dynamic_level_bytes")
+    wanted = (
+        "comparator",
+        "prefix_extractor",
+        "merge_operator",
+        "compaction_filter",
+        "compression",
+        "filter_policy",
+        "block_size",
+        "whole_key_filtering",
+        "memtable_prefix_bloom_size_ratio",
+        "format_version",
+        "level0_file_num_compaction_trigger",
+        "level0_slowdown_writes_trigger",
+        "level0_stop_writes_trigger",
+        "optimize_filters_for_hits",
+        "level_compaction_dynamic_level_bytes",
+    )
     sections = {}
     for title, body in re.findall(r'^\[((?:CFOptions|TableOptions)[^\]]*)\]\n(.*?)(?=^\[|\Z)', text, re.M | re.S):
         pairs = dict(line.strip().split("=", 1) for line in body.splitlines() if "=" in line)
@@ -82,8 +122,12 @@ def manifest(partition):
 def dump(build, partition, *options):
     """What libosync's reader finds, as a list of rows."""
     program = build / "examples/osync-dump"
-    run = subprocess.run([program, "--meta", partition / "table_meta.pb", "--partition", partition, "--format", "jsonl", *options],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(
+        [program, "--meta", partition / "table_meta.pb", "--partition", partition, "--format", "jsonl", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
 
@@ -110,8 +154,11 @@ def test_golden_table_again(build, golden, tmp_path, case):
             if op.get("binlog", file) != file and file is not None:
                 tablet.roll(tid)
             file = op.get("binlog", file)
-            {"put": lambda: put_again(tablet, tid, op), "delete": lambda: delete_again(tablet, tid, op),
-             "snapshot": lambda: tablet.snapshot(tid)}[op["op"]]()
+            {
+                "put": lambda: put_again(tablet, tid, op),
+                "delete": lambda: delete_again(tablet, tid, op),
+                "snapshot": lambda: tablet.snapshot(tid),
+            }[op["op"]]()
         ours = tablet.partition(tid)
     assert_same_binlog(theirs / "binlog", ours / "binlog")
     if (theirs / "snapshot/MANIFEST").exists():
@@ -125,7 +172,9 @@ def test_golden_partitions_again(build, golden, tmp_path):
     """Each row goes to the partitions that its keys map to, with the dimensions that map there."""
     folder = golden / "case10_partitions"
     meta = openmldb.table_meta((folder / "table_meta.pb").read_bytes())
-    queues = [[op for op in operations(folder / f"expected_p{pid}.jsonl") if op["op"] != "snapshot"] for pid in range(4)]
+    queues = [
+        [op for op in operations(folder / f"expected_p{pid}.jsonl") if op["op"] != "snapshot"] for pid in range(4)
+    ]
     rows = operations(folder / "logical.jsonl")
     file = [None] * 4
     with Tablet(build, tmp_path / "root") as tablet:
@@ -254,14 +303,15 @@ def test_kill_loses_nothing_that_is_logged(build, tmp_path):
         last.write_bytes(whole + bytes.fromhex("0102030440000101"))
         logged = openmldb.binlog(folder / "binlog")
         tablet.start()
-        assert last.read_bytes()[len(whole):len(whole) + 7] == EOF_RECORD
+        assert last.read_bytes()[len(whole) : len(whole) + 7] == EOF_RECORD
         assert openmldb.records(last.read_bytes()) == (kept, True)
         assert tablet.table_status(7)[0]["offset"] == logged[-1]["log_index"]
 
         tablet.generate(7, 1)
         entries = openmldb.binlog(folder / "binlog")
         assert [int.from_bytes(e["value"][7:15], "little") + 1 for e in logged[-1:]] == [
-            int.from_bytes(e["value"][7:15], "little") for e in entries[-1:]]
+            int.from_bytes(e["value"][7:15], "little") for e in entries[-1:]
+        ]
         assert [e["log_index"] for e in entries] == list(range(entries[0]["log_index"], logged[-1]["log_index"] + 2))
         assert sorted((folder / "binlog").glob("*.log"))[-1].name > last.name
         tablet.snapshot(7)
@@ -269,7 +319,7 @@ def test_kill_loses_nothing_that_is_logged(build, tmp_path):
         assert len(deletes) == 1
         in_snapshot = ids(dump(build, folder, "--phase", "snapshot"))
         after = sorted(int.from_bytes(e["value"][7:15], "little") for e in entries if e["log_index"] > deletes[0])
-        assert in_snapshot[-len(after):] == after
+        assert in_snapshot[-len(after) :] == after
         assert in_snapshot[0] < 3000 <= after[0]
         assert 2900 < len(in_snapshot) - len(after) < 3000  # those with another key than the deleted one
     finally:

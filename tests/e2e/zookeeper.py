@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A real ZooKeeper server for tests and for the quick start: one process, own folder, free port of 127.0.0.1.
 
-    zookeeper.py start DIR      starts it, prints host:port
-    zookeeper.py stop DIR       ends it
-    zookeeper.py restart DIR    kills it and starts it again on the same port and data
+zookeeper.py start DIR      starts it, prints host:port
+zookeeper.py stop DIR       ends it
+zookeeper.py restart DIR    kills it and starts it again on the same port and data
 """
+
 import os
 import pathlib
 import random
@@ -20,7 +21,8 @@ TICK_MS = 500  # the shortest session a client can have is twice this
 
 
 def free_port():
-    """A free port below those that the system gives to outgoing connections: while a server that others reconnect to is down, its port must
+    """A free port below those that the system gives to outgoing connections: while a server that others reconnect to
+    is down, its port must
     not go to one of them."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
         first = int(f.read().split()[0])
@@ -76,11 +78,21 @@ class ZooKeeper:
         )
         # The main jar's manifest names the others; the simple logger is only there to have a log.
         classpath = f"{jar}:{JARS}/slf4j-simple.jar"
-        command = ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dzookeeper.forceSync=no",
-                   "-cp", classpath, "org.apache.zookeeper.server.ZooKeeperServerMain", str(config)]
+        command = [
+            "java",
+            "-Xmx128m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dzookeeper.forceSync=no",
+            "-cp",
+            classpath,
+            "org.apache.zookeeper.server.ZooKeeperServerMain",
+            str(config),
+        ]
         with open(self.folder / "zookeeper.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            cwd=self.folder, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
         (self.folder / "pid").write_text(str(self.process.pid))
 
     def _wait_ready(self, deadline):
@@ -106,6 +118,7 @@ class ZooKeeper:
     def _request(self, kind, path):
         """The body of the answer to one read request, in a session of its own; None if the node isn't there."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as s:
+
             def send(body):
                 s.sendall(struct.pack(">i", len(body)) + body)
 
@@ -140,7 +153,7 @@ class ZooKeeper:
         if body is None:
             return None
         size = struct.unpack_from(">i", body)[0]
-        return body[4:4 + max(size, 0)]
+        return body[4 : 4 + max(size, 0)]
 
     def children(self, path):
         """The names below a node, None if it isn't there."""
@@ -150,7 +163,7 @@ class ZooKeeper:
         out, at = [], 4
         for _ in range(struct.unpack_from(">i", body)[0]):
             size = struct.unpack_from(">i", body, at)[0]
-            out.append(body[at + 4:at + 4 + size].decode())
+            out.append(body[at + 4 : at + 4 + size].decode())
             at += 4 + size
         return sorted(out)
 

@@ -6,11 +6,11 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,7 +51,8 @@ static void on_get(void *arg, int status, const void *value, size_t len, const o
     r->text[len] = 0;
     r->len = len;
 }
-static void on_list(void *arg, int status, const osync_checkpoint_entry_t *entries, size_t n, const osync_error_t *err) {
+static void on_list(void *arg, int status, const osync_checkpoint_entry_t *entries, size_t n,
+                    const osync_error_t *err) {
     result_t *r = arg;
     note(r, status, err);
     size_t at = 0;
@@ -100,8 +101,8 @@ static int cas(fixture_t *f, const char *key, const char *expected, const char *
     result_t local = {0};
     result_t *r = out ? out : &local;
     memset(r, 0, sizeof *r);
-    int rc = f->store->ops->cas(f->store, key, expected, expected ? strlen(expected) : 0, value, value ? strlen(value) : 0,
-                                on_cas, r);
+    int rc = f->store->ops->cas(f->store, key, expected, expected ? strlen(expected) : 0, value,
+                                value ? strlen(value) : 0, on_cas, r);
     assert_int_equal(rc, 0);
     assert_int_equal(r->calls, 0); /* never from inside the call */
     uv_run(&f->loop, UV_RUN_DEFAULT);
@@ -145,7 +146,8 @@ static void test_compare_and_set(void **state) {
 static void test_list(void **state) {
     fixture_t *f = *state;
     const char *keys[] = {"part/b/1", "part/a/2", "part/a/10", "parts", "part", "task/a", "part/a0"};
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) assert_int_equal(cas(f, keys[i], NULL, keys[i] + 1, NULL), 0);
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        assert_int_equal(cas(f, keys[i], NULL, keys[i] + 1, NULL), 0);
     result_t r = {0};
     f->store->ops->list(f->store, "part/a/", on_list, &r);
     uv_run(&f->loop, UV_RUN_DEFAULT);
