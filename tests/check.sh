@@ -14,8 +14,8 @@ cd "$(dirname "$0")/.."
 
 packages=(gcc g++ clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler
   libprotobuf-c-dev libuv1-dev libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev
-  libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest zookeeper maven
-  openjdk-17-jre-headless tzdata xz-utils curl ca-certificates git)
+  libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest
+  zookeeper maven openjdk-17-jre-headless tzdata xz-utils curl ca-certificates git)
 
 setup() {
   local missing=() p

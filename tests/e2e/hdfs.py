@@ -2,10 +2,9 @@
 ports of
 127.0.0.1, with everything they write below one folder. It is not a cluster manager: no HA, no security, replication 1.
 
-As a module: `with Hdfs(folder) as h:`, then h.conf_dir is a HADOOP_CONF_DIR for the client under test and h.list, h.read
-and h.write look at the result independently of it. As a command: `hdfs.py fetch` gets the jars, `hdfs.py start DIR` starts one
-and prints its
-configuration folder, `hdfs.py stop DIR` ends it.
+As a module: `with Hdfs(folder) as h:`, then h.conf_dir is a HADOOP_CONF_DIR for the client under test, and h.list,
+h.read and h.write look at the result independently of it. As a command: `hdfs.py fetch` gets the jars, `hdfs.py start
+DIR` starts one and prints its configuration folder, `hdfs.py stop DIR` ends it.
 """
 
 import atexit

@@ -1,4 +1,5 @@
-"""What `meson install` gives: a library that a program outside the tree can be built against, and nothing more than is meant."""
+"""What `meson install` gives: a library that a program outside the tree can be built against, and no more than is
+meant."""
 
 import os
 import re
@@ -30,9 +31,8 @@ int main(void) {
 @pytest.fixture(scope="module")
 def installed(build, tmp_path_factory):
     dest = tmp_path_factory.mktemp("installed")
-    subprocess.run(
-        ["meson", "install", "-C", build, "--no-rebuild", "--quiet"], check=True, env={**os.environ, "DESTDIR": str(dest)}
-    )
+    env = {**os.environ, "DESTDIR": str(dest)}
+    subprocess.run(["meson", "install", "-C", build, "--no-rebuild", "--quiet"], check=True, env=env)
     return dest
 
 

@@ -402,8 +402,8 @@ def test_kills(mode, system):
         thread.join()
     lost, twice = s.audit("t", range(total))
     print(
-        f"\nmode {mode}: {kills['collector']} kills of the collector, {kills['syncd']} of the scheduler, all while rows "
-        f"were missing; {total} rows checked in {len(s.files('t'))} files, {lost} lost, {twice} twice"
+        f"\nmode {mode}: {kills['collector']} kills of the collector, {kills['syncd']} of the scheduler, all while "
+        f"rows were missing; {total} rows checked in {len(s.files('t'))} files, {lost} lost, {twice} twice"
     )
 
 

@@ -91,7 +91,7 @@ static int wait_for(int rc, result_t *r) {
 #define ABORT(f, r)              (result_free(&(r)), (f)->sink->ops->abort((f), got, &(r)), wait_for(0, &(r)))
 #define STAT(sink, r, path)      (result_free(&(r)), wait_for((sink)->ops->stat((sink), path, got_stat, &(r)), &(r)))
 #define LIST(sink, r, path)      (result_free(&(r)), wait_for((sink)->ops->list((sink), path, got_list, &(r)), &(r)))
-#define LABEL(sink, r, path)     (result_free(&(r)), wait_for((sink)->ops->get_label((sink), path, got_label, &(r)), &(r)))
+#define LABEL(sink, r, p)        (result_free(&(r)), wait_for((sink)->ops->get_label((sink), p, got_label, &(r)), &(r)))
 
 static void closed(void *arg) {
     *(bool *)arg = true;
