@@ -128,6 +128,7 @@ int main(int argc, char **argv) {
             daemon_stop(&d.daemon);
             (void)daemon_run(&d.daemon);
         }
+        options_free(&o);
         return EXIT_FAILURE;
     }
     daemon_notify("READY=1");

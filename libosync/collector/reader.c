@@ -1,4 +1,4 @@
-/* The rows of one partition from its files. Section B of docs/delivery.md in code: how snapshot and log fit together
+/* The rows of one partition from its files. "Reading" of docs/delivery.md in code: how snapshot and log fit together
  * without a row lost or twice. The files' formats are in format/; the window's storage is window.c. */
 #include "osync/reader.h"
 
@@ -466,7 +466,7 @@ static int take_ranges(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p
     return 0;
 }
 
-/* B(b)2: entry next-1 must be the one that was read. Another log with the same numbers would otherwise go on unnoticed.
+/* Entry next-1 must be the one that was read. Another log with the same numbers would otherwise go on unnoticed.
  */
 static int check_log_matches(osync_reader_t *r, const position_t *at, osync_error_t *err) {
     osync__log_record_t rec;
@@ -557,7 +557,7 @@ static int start_fresh(osync_reader_t *r, osync_base_t rule, osync_error_t *err)
     return osync__snapshot_seek(r->snapshot, NULL, 0, err);
 }
 
-/* B(b) 4 to 7: the traverse goes on at (pk, ts) in another snapshot than it began in. */
+/* The traverse goes on at (pk, ts) in another snapshot than it began in. */
 static int continue_in_other_snapshot(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_base_t rule,
                                       osync_error_t *err) {
     if (!r->snapshot)

@@ -113,8 +113,10 @@ int osync__dest_resolve(osync__sinks_t *s, const char *dest, char **target, osyn
             return osync__err(err, OSYNC_EINVAL, "dest holds a control character");
     size_t len = fs_length(dest);
     const char *path = dest + len;
-    if (len == 0) {
-        if (*dest != '/') {
+    bool default_hdfs =
+        strncasecmp(dest, "hdfs:///", 8) == 0; /* as in Hadoop: the default file system, if it is HDFS */
+    if (len == 0 || default_hdfs) {
+        if (*path != '/') {
             rc = osync__err(err, OSYNC_EINVAL,
                             "dest %s: must be an absolute path, or begin with hdfs://, webhdfs:// or file://", dest);
             goto done;
@@ -154,6 +156,11 @@ int osync__dest_resolve(osync__sinks_t *s, const char *dest, char **target, osyn
     if (known == sizeof schemes / sizeof *schemes) {
         rc = osync__err(err, OSYNC_ENOTSUP, "dest %s: %.*s:// is not supported: use hdfs://, webhdfs:// or file://",
                         dest, (int)scheme_len, fs);
+        goto done;
+    }
+    if (default_hdfs && strcmp(schemes[known], "hdfs") != 0) {
+        rc = osync__err(err, OSYNC_ECONFIG,
+                        "dest %s: the default file system %s isn't HDFS: write hdfs://host:port/path", dest, fs);
         goto done;
     }
     bool local = strcmp(schemes[known], "file") == 0;

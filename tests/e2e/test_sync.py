@@ -357,6 +357,53 @@ def test_helper(system):
     assert "sync task progress in sync tool fs" in conf and "checkpoint.db" in conf  # defect 50
 
 
+def test_destinations(system):
+    """hdfs://namenode/path, hdfs:///path, webhdfs://host:port/path and a bare path are all the same HDFS."""
+    s = system
+    prefixes = [f"hdfs://{s.hdfs.rpc_address}", "hdfs://", f"webhdfs://{s.hdfs.http_address}", ""]
+    for tid, prefix in enumerate(prefixes, 1):
+        s.make_table(tid, f"t{tid}")
+        fill(s, tid, 100, 0)
+    s.start()
+    for tid, prefix in enumerate(prefixes, 1):
+        s.helper("create", "-t", f"db.t{tid}", "-m", "0", "-d", prefix + s.dest(f"out/t{tid}/"))
+    s.wait_gone()
+    for tid in range(1, len(prefixes) + 1):
+        s.audit(f"out/t{tid}", range(100))
+
+
+def test_hadoop_conf_dir_of_the_environment(build, tmp_path, zookeeper, hdfs, monkeypatch):
+    monkeypatch.setenv("HADOOP_CONF_DIR", str(hdfs.conf_dir))
+    with System(build, tmp_path, zookeeper) as s:
+        s.make_table(1, "t")
+        fill(s, 1, 100, 0)
+        s.start()
+        s.helper("create", "-t", "db.t", "-m", "0", "-d", f"/env{s.root}")
+        s.wait_gone()
+        assert sum(hdfs.read(f).count(b"\n") for f in hdfs.list(f"/env{s.root}")) == 100
+
+
+def test_hdfs_away_for_a_while(system):
+    """A NameNode and a DataNode that are killed in the middle: rows wait, and come once each."""
+    s = system
+    s.make_table(1, "t", partitions=4)
+    fill(s, 1, 20_000, 0)
+    s.start()
+    s.create("t", 2)
+    s.tablet.generate(1, 40_000, first_id=20_000, rate_per_s=10_000)
+    s.wait_rows("t", 1)
+    s.hdfs.kill_datanode()
+    s.hdfs.restart_datanode()
+    s.hdfs.kill_namenode()
+    wait_for("a reason in the status", lambda: "reason=" in str(s.rpc("TaskStatus")["readableInfo"]))
+    s.hdfs.restart_namenode()
+    s.tablet.wait_generated(1)
+    s.wait_rows("t", 60_000, 180)
+    lost, twice = s.audit("t", range(60_000))
+    print(f"\none kill of the DataNode, one of the NameNode; 60000 rows checked, {lost} lost, {twice} twice")
+    assert set(s.states().values()) == {"RUNNING"}
+
+
 @pytest.mark.parametrize("mode", [0, 2])
 def test_kills(mode, system):
     """SIGKILL of each daemon at random moments while rows come in."""

@@ -824,7 +824,7 @@ static void play(const history_t *h, uint64_t made[N_OUTCOMES], uint64_t *count,
     world_t *w = world_new();
     owner_t a = {0}, b = {0};
     w->consume = h->consume;
-    memcpy(w->plan, h->faults, h->n_faults * sizeof w->plan[0]);
+    if (h->n_faults) memcpy(w->plan, h->faults, h->n_faults * sizeof w->plan[0]);
     w->n_plan = h->n_faults;
     owner_start(&a, w);
     uint64_t woken = 0;
