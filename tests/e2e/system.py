@@ -234,6 +234,26 @@ class System:
             **more,
         )
 
+    def seam(self, tid):
+        """What was put so far is to come from the next snapshot: the log goes on in a new file, and the former ones
+        look old enough to prove that it was begun before it. (Put something into it before the snapshot is made.)"""
+        self.tablet.roll(tid)
+        for partition in self.tablet.root.glob(f"{tid}_*"):
+            for file in sorted((partition / "binlog").glob("*.log"))[:-1]:
+                then = time.time() - 3600
+                os.utime(file, (then, then))
+
+    def fill(self, tid, rows, first=0, **more):
+        """`rows` rows whose ids count from `first`: nearly half of them in the snapshot alone, some in its window, the
+        rest behind it."""
+        before, window = rows * 9 // 20, max(1, rows // 20)
+        self.tablet.generate(tid, before, first_id=first, **more)
+        self.seam(tid)
+        self.tablet.generate(tid, window, first_id=first + before, **more)
+        self.tablet.snapshot(tid)
+        self.tablet.generate(tid, rows - before - window, first_id=first + before + window, **more)
+        return range(first, first + rows)
+
     def files(self, dest):
         """Every visible file of a destination: name -> bytes. What begins with '_' or '.' is not visible, as for any
         reader."""

@@ -26,20 +26,11 @@ def local(build, tmp_path, zookeeper):
         yield s
 
 
-def fill(s, tid, rows, first, snapshot=True):
-    """A snapshot in the middle of `rows` rows whose ids count from `first`."""
-    s.tablet.generate(tid, rows // 2, first_id=first)
-    if snapshot:
-        s.tablet.snapshot(tid)
-    s.tablet.generate(tid, rows - rows // 2, first_id=first + rows // 2)
-    return range(first, first + rows)
-
-
 @pytest.mark.parametrize("where", ["hdfs", "file"])
 def test_mode0(where, request):
     s = request.getfixturevalue("system" if where == "hdfs" else "local")
     s.make_table(1, "t", partitions=4)
-    ids = fill(s, 1, 20000, 0)
+    ids = s.fill(1, 20000, 0)
     s.start()
     assert s.create("t", 0) == '{\n  "code": 0\n}\n'
     s.wait_gone()
@@ -77,7 +68,7 @@ def test_mode1(system):
 def test_mode2(system):
     s = system
     s.make_table(1, "t", partitions=3)
-    ids = fill(s, 1, 6000, 0)
+    ids = s.fill(1, 6000, 0)
     s.start()
     s.create("t", 2)
     s.wait_rows("t", 6000)
@@ -214,7 +205,7 @@ def test_other_file_system(local):
     s = local
     other = f"/dev/shm/osync-{os.getpid()}"
     s.make_table(1, "t", partitions=1)
-    fill(s, 1, 100, 0)
+    s.fill(1, 100, 0)
     s.add_collector(collector_datadir=other)
     s.start_syncd()
     s.wait_registered()
@@ -233,7 +224,7 @@ def test_no_collector_then_one(local):
     29)."""
     s = local
     s.make_table(1, "t")
-    fill(s, 1, 1000, 0)
+    s.fill(1, 1000, 0)
     s.start()
     s.create("t", 2)
     s.wait_rows("t", 1000)
@@ -252,7 +243,7 @@ def test_no_collector_then_one(local):
 def test_another_collector_takes_over(local):
     s = local
     s.make_table(1, "t")
-    fill(s, 1, 4000, 0)
+    s.fill(1, 4000, 0)
     s.add_collector()
     s.add_collector()
     s.start_syncd()
@@ -274,7 +265,7 @@ def test_zookeeper_restarts(build, tmp_path, hdfs):
     try:
         with System(build, tmp_path, own, hdfs) as s:
             s.make_table(1, "t")
-            fill(s, 1, 1000, 0)
+            s.fill(1, 1000, 0)
             s.start()
             s.create("t", 2)
             s.wait_rows("t", 1000)
@@ -295,7 +286,7 @@ def test_zookeeper_restarts(build, tmp_path, hdfs):
                 return True
 
             wait_for("the TabletServer to be connected again", made)
-            fill(s, 2, 1000, 0)
+            s.fill(2, 1000, 0)
             wait_for(
                 "create to work again",
                 lambda: s.rpc("CreateSyncTask", db="db", name="u", mode=0, dest=s.dest("u")).get("code") == 0,
@@ -312,8 +303,8 @@ def test_two_tables_two_destinations(local):
     s = local
     s.make_table(1, "t")
     s.make_table(2, "u")
-    fill(s, 1, 500, 0)
-    fill(s, 2, 700, 10_000)
+    s.fill(1, 500, 0)
+    s.fill(2, 700, 10_000)
     s.start()
     s.create("t", 2)
     s.create("u", 2)
@@ -331,7 +322,7 @@ def test_two_tables_two_destinations(local):
 def test_helper(system):
     s = system
     s.make_table(7, "t")
-    fill(s, 7, 1000, 0)
+    s.fill(7, 1000, 0)
     s.start()
     assert s.helper("status") == "no task\n"
     s.create("t", 2)
@@ -363,7 +354,7 @@ def test_destinations(system):
     prefixes = [f"hdfs://{s.hdfs.rpc_address}", "hdfs://", f"webhdfs://{s.hdfs.http_address}", ""]
     for tid, prefix in enumerate(prefixes, 1):
         s.make_table(tid, f"t{tid}")
-        fill(s, tid, 100, 0)
+        s.fill(tid, 100, 0)
     s.start()
     for tid, prefix in enumerate(prefixes, 1):
         s.helper("create", "-t", f"db.t{tid}", "-m", "0", "-d", prefix + s.dest(f"out/t{tid}/"))
@@ -376,7 +367,7 @@ def test_hadoop_conf_dir_of_the_environment(build, tmp_path, zookeeper, hdfs, mo
     monkeypatch.setenv("HADOOP_CONF_DIR", str(hdfs.conf_dir))
     with System(build, tmp_path, zookeeper) as s:
         s.make_table(1, "t")
-        fill(s, 1, 100, 0)
+        s.fill(1, 100, 0)
         s.start()
         s.helper("create", "-t", "db.t", "-m", "0", "-d", f"/env{s.root}")
         s.wait_gone()
@@ -387,7 +378,7 @@ def test_hdfs_away_for_a_while(system):
     """A NameNode and a DataNode that are killed in the middle: rows wait, and come once each."""
     s = system
     s.make_table(1, "t", partitions=4)
-    fill(s, 1, 20_000, 0)
+    s.fill(1, 20_000, 0)
     s.start()
     s.create("t", 2)
     s.tablet.generate(1, 40_000, first_id=20_000, rate_per_s=10_000)
@@ -408,20 +399,17 @@ def test_hdfs_away_for_a_while(system):
 def test_kills(mode, system):
     """SIGKILL of each daemon at random moments while rows come in."""
     s, rng = system, random.Random(mode)
-    kills = {"collector": 0, "syncd": 0}
+    kills, phases = {"collector": 0, "syncd": 0}, set()
     s.make_table(1, "t", partitions=4)
-    total = 400_000 if mode == 0 else 120_000
-    first = total * 3 // 4 if mode == 0 else 30_000
-    s.tablet.generate(1, first, first_id=0)
-    s.tablet.snapshot(1)
-    s.tablet.generate(1, (total - first) if mode == 0 else 10_000, first_id=first)
+    total, first = (400_000, 400_000) if mode == 0 else (120_000, 40_000)
+    s.fill(1, first)
     s.add_collector(max_pack_size="16K")
     s.start_syncd()
     s.wait_registered()
     s.create("t", mode)
     stop = threading.Event()
     if mode == 2:
-        s.tablet.generate(1, total - 40_000, first_id=40_000, rate_per_s=6000)
+        s.tablet.generate(1, total - first, first_id=first, rate_per_s=6000)
 
     def snapshots():
         while mode == 2 and not stop.wait(rng.uniform(0.5, 1.5)):
@@ -436,6 +424,10 @@ def test_kills(mode, system):
                 assert any(
                     (s.folder / "collector-0").glob("1-*")
                 ), "the task is over: the kill would find nobody at work"
+                if rng.random() < 0.5:  # else the kill may come while it starts
+                    s.wait_listening()
+                    points = [t["progress"].get("syncPoint", {}) for t in s.tasks().values()]
+                    phases |= {p["type"] for p in points if "pk" in p or "offset" in p}
                 daemon.restart()
                 kills[who] += 1
         s.wait_listening()
@@ -448,9 +440,11 @@ def test_kills(mode, system):
         stop.set()
         thread.join()
     lost, twice = s.audit("t", range(total))
+    assert mode == 2 or "kSNAPSHOT" in phases
     print(
         f"\nmode {mode}: {kills['collector']} kills of the collector, {kills['syncd']} of the scheduler, all while "
-        f"rows were missing; {total} rows checked in {len(s.files('t'))} files, {lost} lost, {twice} twice"
+        f"rows were missing (committed points in {sorted(phases)}); {total} rows checked in {len(s.files('t'))} files, "
+        f"{lost} lost, {twice} twice"
     )
 
 
@@ -458,9 +452,7 @@ def test_a_million_rows_in_little_memory(build, tmp_path, zookeeper, hdfs):
     conf = {"syncd": {"roll.interval": "10s"}}
     with System(build, tmp_path, zookeeper, hdfs, conf) as s:
         s.make_table(1, "t", partitions=8)
-        s.tablet.generate(1, 900_000, first_id=0, payload_bytes=150)
-        s.tablet.snapshot(1)
-        s.tablet.generate(1, 100_000, first_id=900_000, payload_bytes=150)
+        s.fill(1, 1_000_000, payload_bytes=150)
         s.start()
         start = time.monotonic()
         s.create("t", 0)

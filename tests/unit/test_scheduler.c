@@ -1013,7 +1013,7 @@ static void defect_29_a_failed_reassignment_is_tried_again(void **state) {
     end_env(e);
 }
 
-static void defect_30_without_zookeeper_nothing_fails(void **state) {
+static void defect_29_without_zookeeper_nothing_fails(void **state) {
     env_t *e = new_env(50);
     create_ok(e, "t1", 2);
     feed(e, 5, 0, 0, 4, 0, 4);
@@ -1584,7 +1584,7 @@ int main(void) {
         cmocka_unit_test(a_silent_collector_is_replaced_from_the_committed_point),
         cmocka_unit_test(defect_27_a_task_that_never_began_is_handed_out_again),
         cmocka_unit_test(defect_29_a_failed_reassignment_is_tried_again),
-        cmocka_unit_test(defect_30_without_zookeeper_nothing_fails),
+        cmocka_unit_test(defect_29_without_zookeeper_nothing_fails),
         cmocka_unit_test(defect_31_tables_with_different_destinations_survive_a_restart),
         cmocka_unit_test(defect_25_finished_tables_end_and_the_check_goes_on),
         cmocka_unit_test(defect_26_a_table_under_creation_is_not_done),
