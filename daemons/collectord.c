@@ -1,13 +1,10 @@
 /* osync-collectord: parses flags, makes a loop, makes one collector, runs. */
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "daemon.h"
 #include "options.h"
 #include "osync/collector.h"
-#include "osync/version.h"
 
 typedef struct settings {
     osync_collector_config_t c;
@@ -16,6 +13,7 @@ typedef struct settings {
 
 typedef struct collectord {
     daemon_t daemon;
+    settings_t settings;
     osync_collector_t *collector;
 } collectord_t;
 
@@ -62,20 +60,7 @@ static const option_t table[] = {
     {NULL, OPTION_UNUSED, 0, 0, 0, 0, NULL},
 };
 
-static void stop(daemon_t *d) {
-    osync_collector_close(((collectord_t *)d)->collector, NULL, NULL);
-}
-
-static int usage(const options_t *o) {
-    printf("osync-collectord [--flagfile=FILE] [--key=value ...]\n"
-           "Reads the partitions of this machine's TabletServers and sends their rows to osync-syncd.\n"
-           "  --version  prints the version\n  --help     prints this\nKeys (default), in the file or on the command "
-           "line:\n");
-    options_print_help(o);
-    return 0;
-}
-
-static int read_options(options_t *o, int argc, char **argv, osync_error_t *err) {
+static int read_options(options_t *o, int argc, char **argv, const char **bad, osync_error_t *err) {
     int rc = 0;
     for (int pass = 0; pass < 2; pass++) { /* the file first, so that the command line wins */
         for (int i = 1; !rc && i < argc; i++) {
@@ -84,7 +69,7 @@ static int read_options(options_t *o, int argc, char **argv, osync_error_t *err)
             while (*arg == '-') arg++;
             size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
             if (argv[i][0] != '-' || len >= sizeof key) {
-                fprintf(stderr, "osync-collectord: '%s' is not of the form --key=value\n", argv[i]);
+                *bad = argv[i];
                 return OSYNC_ECONFIG;
             }
             memcpy(key, arg, len);
@@ -100,36 +85,31 @@ static int read_options(options_t *o, int argc, char **argv, osync_error_t *err)
     return rc;
 }
 
+static int start(daemon_t *d, osync_error_t *err) {
+    collectord_t *c = (collectord_t *)d;
+    int rc = osync_collector_new(&c->collector, &d->loop, &c->settings.c, err);
+    return rc ? rc : osync_collector_start(c->collector, err);
+}
+
+static void stop(daemon_t *d) {
+    collectord_t *c = (collectord_t *)d;
+    if (c->collector) osync_collector_close(c->collector, NULL, NULL);
+}
+
 int main(int argc, char **argv) {
-    collectord_t d = {0};
-    osync_error_t err = {0};
-    settings_t s = {.log_level = "info"};
-    osync_collector_config_init(&s.c);
-    options_t o = {.table = table, .target = &s};
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--version")) {
-            puts(osync_version());
-            return EXIT_SUCCESS;
-        }
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return usage(&o);
-    }
-    int rc = read_options(&o, argc, argv, &err);
-    osync_log_set(osync_log_stderr, NULL, daemon_log_level(s.log_level));
-    if (!rc) rc = options_require(&o, "zk_cluster", &err);
-    if (!rc) rc = daemon_init(&d.daemon, stop);
-    if (!rc) rc = osync_collector_new(&d.collector, &d.daemon.loop, &s.c, &err);
-    if (!rc) rc = osync_collector_start(d.collector, &err);
-    if (rc) {
-        if (err.code) fprintf(stderr, "osync-collectord: %s\n", err.message);
-        if (d.collector) { /* what has started has threads, which must end before the process does */
-            daemon_stop(&d.daemon);
-            (void)daemon_run(&d.daemon);
-        }
-        options_free(&o);
-        return EXIT_FAILURE;
-    }
-    daemon_notify("READY=1");
-    rc = daemon_run(&d.daemon);
-    options_free(&o);
-    return rc;
+    static const char *const required[] = {"zk_cluster", NULL};
+    static const daemon_program_t program = {
+        .name = "osync-collectord",
+        .usage = "osync-collectord [--flagfile=FILE] [--key=value ...]\n"
+                 "Reads the partitions of this machine's TabletServers and sends their rows to osync-syncd.\n",
+        .required = required,
+        .bad_argument = "--key=value",
+        .read = read_options,
+        .start = start,
+        .stop = stop,
+    };
+    collectord_t d = {.settings.log_level = "info"};
+    osync_collector_config_init(&d.settings.c);
+    options_t o = {.table = table, .target = &d.settings};
+    return daemon_main(&d.daemon, &program, &o, &d.settings.log_level, argc, argv);
 }

@@ -10,40 +10,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-osync_log_level_t daemon_log_level(const char *name) {
+#include "osync/log.h"
+#include "osync/version.h"
+
+/* As glog's names, too. */
+static osync_log_level_t log_level_of(const char *name) {
     if (!strcasecmp(name, "debug")) return OSYNC_LOG_DEBUG;
     if (!strcasecmp(name, "warn") || !strcasecmp(name, "warning")) return OSYNC_LOG_WARN;
     if (!strcasecmp(name, "error") || !strcasecmp(name, "fatal")) return OSYNC_LOG_ERROR;
     return OSYNC_LOG_INFO;
 }
 
-void daemon_stop(daemon_t *d) {
-    uv_close((uv_handle_t *)&d->sigterm, NULL); /* a second signal kills */
-    uv_close((uv_handle_t *)&d->sigint, NULL);
-    daemon_notify("STOPPING=1");
-    d->stop(d);
-}
-
-static void on_signal(uv_signal_t *h, int signum) {
-    (void)signum;
-    daemon_stop(h->data);
-}
-
-int daemon_init(daemon_t *d, void (*stop)(daemon_t *d)) {
-    memset(d, 0, sizeof *d);
-    d->stop = stop;
-    signal(SIGPIPE, SIG_IGN);
-    int rc = uv_loop_init(&d->loop);
-    if (!rc) rc = uv_signal_init(&d->loop, &d->sigterm);
-    if (!rc) rc = uv_signal_init(&d->loop, &d->sigint);
-    d->sigterm.data = d->sigint.data = d;
-    if (!rc) rc = uv_signal_start_oneshot(&d->sigterm, on_signal, SIGTERM);
-    if (!rc) rc = uv_signal_start_oneshot(&d->sigint, on_signal, SIGINT);
-    if (rc) fprintf(stderr, "loop: %s\n", uv_strerror(rc));
-    return rc;
-}
-
-void daemon_notify(const char *state) {
+/* Tells systemd, if it is there, that the daemon serves ("READY=1") or ends ("STOPPING=1"). */
+static void notify(const char *state) {
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     if (!path || (*path != '/' && *path != '@') || strlen(path) >= sizeof to.sun_path) return;
@@ -56,8 +35,67 @@ void daemon_notify(const char *state) {
     close(fd);
 }
 
-int daemon_run(daemon_t *d) {
-    int rc = uv_run(&d->loop, UV_RUN_DEFAULT);
-    if (rc == 0) rc = uv_loop_close(&d->loop);
+static void end(daemon_t *d) {
+    uv_close((uv_handle_t *)&d->sigterm, NULL); /* a second signal kills */
+    uv_close((uv_handle_t *)&d->sigint, NULL);
+    notify("STOPPING=1");
+    d->stop(d);
+}
+
+static void on_signal(uv_signal_t *h, int signum) {
+    (void)signum;
+    end(h->data);
+}
+
+static int init_loop(daemon_t *d, osync_error_t *err) {
+    signal(SIGPIPE, SIG_IGN);
+    int rc = uv_loop_init(&d->loop);
+    if (!rc) rc = uv_signal_init(&d->loop, &d->sigterm);
+    if (!rc) rc = uv_signal_init(&d->loop, &d->sigint);
+    d->sigterm.data = d->sigint.data = d;
+    if (!rc) rc = uv_signal_start_oneshot(&d->sigterm, on_signal, SIGTERM);
+    if (!rc) rc = uv_signal_start_oneshot(&d->sigint, on_signal, SIGINT);
+    if (!rc) return 0;
+    err->code = OSYNC_EIO;
+    (void)snprintf(err->message, sizeof err->message, "the loop can't be made: %s", uv_strerror(rc));
+    return err->code;
+}
+
+static bool is_argument(int argc, char **argv, const char *what) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], what)) return true;
+    return false;
+}
+
+int daemon_main(daemon_t *d, const daemon_program_t *program, options_t *o, const char *const *log_level, int argc,
+                char **argv) {
+    osync_error_t err = {0};
+    const char *bad = NULL;
+    if (is_argument(argc, argv, "--version")) {
+        puts(osync_version());
+        return EXIT_SUCCESS;
+    }
+    if (is_argument(argc, argv, "--help") || is_argument(argc, argv, "-h")) {
+        printf("%s  --version  prints the version\n  --help     prints this\n"
+               "Keys (default), in the file or on the command line:\n",
+               program->usage);
+        options_print_help(o);
+        return EXIT_SUCCESS;
+    }
+    d->stop = program->stop;
+    int rc = program->read(o, argc, argv, &bad, &err);
+    for (const char *const *key = program->required; !rc && *key; key++) rc = options_require(o, *key, &err);
+    osync_log_set(osync_log_stderr, NULL, log_level_of(*log_level));
+    if (!rc) rc = init_loop(d, &err);
+    bool has_loop = !rc;
+    if (!rc) rc = program->start(d, &err);
+    if (bad)
+        fprintf(stderr, "%s: '%s' is not of the form %s\n", program->name, bad, program->bad_argument);
+    else if (rc)
+        fprintf(stderr, "%s: %s\n", program->name, err.message);
+    if (rc && has_loop) end(d); /* what has started has threads, which must end before the process does */
+    if (!rc) notify("READY=1");
+    if (has_loop && (uv_run(&d->loop, UV_RUN_DEFAULT) || uv_loop_close(&d->loop))) rc = OSYNC_EIO;
+    options_free(o);
     return rc ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,26 +1,34 @@
-/* What both daemons do around their one object: the loop, signals, the log, systemd's readiness. */
+/* What both daemons do around their one object: options, the loop, signals, the log, systemd's readiness. */
 #ifndef OSYNC_DAEMONS_DAEMON_H
 #define OSYNC_DAEMONS_DAEMON_H
 
 #include <uv.h>
 
-#include "osync/log.h"
+#include "options.h"
 
+/* The head of a daemon's own struct. */
 typedef struct daemon {
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
-    void (*stop)(
-        struct daemon *d); /* SIGTERM or SIGINT: begin an orderly end; the loop ends when all handles are closed */
+    void (*stop)(struct daemon *d);
 } daemon_t;
 
-/* "debug", "info", "warn", "error" (as glog's "warning" too); OSYNC_LOG_INFO for anything else. */
-osync_log_level_t daemon_log_level(const char *name);
-int daemon_init(daemon_t *d, void (*stop)(daemon_t *d));
-/* Begins an orderly end, as a signal does. */
-void daemon_stop(daemon_t *d);
-/* Tells systemd, if it is there, that the daemon serves ("READY=1") or ends ("STOPPING=1"). */
-void daemon_notify(const char *state);
-/* Runs the loop until everything is closed, then frees it. Exit status. */
-int daemon_run(daemon_t *d);
+typedef struct daemon_program {
+    const char *name;
+    const char *usage;           /* what --help prints before the keys */
+    const char *const *required; /* keys of strings that must be set; ends with NULL */
+    const char *bad_argument;    /* the form that an argument must have */
+    /* Reads configuration files and the command line. An argument that isn't understood: *bad, and OSYNC_ECONFIG. */
+    int (*read)(options_t *o, int argc, char **argv, const char **bad, osync_error_t *err);
+    /* Makes the object and starts it. What was made when it fails is closed by `stop`. */
+    int (*start)(daemon_t *d, osync_error_t *err);
+    /* SIGTERM or SIGINT, or a start that failed: begins an orderly end. The loop ends when all handles are closed. */
+    void (*stop)(daemon_t *d);
+} daemon_program_t;
+
+/* The whole of main: fills o->target from the files and the command line, starts, runs until a signal. Exit status.
+ * `log_level` points into o->target. */
+int daemon_main(daemon_t *d, const daemon_program_t *program, options_t *o, const char *const *log_level, int argc,
+                char **argv);
 
 #endif

@@ -1,13 +1,11 @@
 /* osync-syncd: parses the configuration, makes a loop, makes one scheduler, runs. */
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "daemon.h"
 #include "options.h"
 #include "osync/scheduler.h"
-#include "osync/version.h"
 
 typedef struct settings {
     osync_scheduler_config_t c;
@@ -16,6 +14,7 @@ typedef struct settings {
 
 typedef struct syncd {
     daemon_t daemon;
+    settings_t settings;
     osync_scheduler_t *scheduler;
 } syncd_t;
 
@@ -57,21 +56,7 @@ static const option_t table[] = {
     {NULL, OPTION_UNUSED, 0, 0, 0, 0, NULL},
 };
 
-static void stop(daemon_t *d) {
-    osync_scheduler_close(((syncd_t *)d)->scheduler, NULL, NULL);
-}
-
-static int usage(const options_t *o) {
-    printf("osync-syncd [-c FILE] [key=value ...]\n"
-           "Schedules the synchronisation of OpenMLDB tables and writes their rows to HDFS.\n"
-           "  -c FILE    reads synctool.properties (default: conf/synctool.properties, if it is there)\n"
-           "  --version  prints the version\n  --help     prints this\nKeys (default), in the file or on the command "
-           "line:\n");
-    options_print_help(o);
-    return 0;
-}
-
-static int read_options(options_t *o, int argc, char **argv, osync_error_t *err) {
+static int read_options(options_t *o, int argc, char **argv, const char **bad, osync_error_t *err) {
     const char *path = NULL;
     int rc = 0;
     for (int i = 1; i < argc; i++)
@@ -91,7 +76,7 @@ static int read_options(options_t *o, int argc, char **argv, osync_error_t *err)
             continue;
         }
         if (!eq || (size_t)(eq - argv[i]) >= sizeof key) {
-            fprintf(stderr, "osync-syncd: '%s' is not of the form key=value\n", argv[i]);
+            *bad = argv[i];
             return OSYNC_ECONFIG;
         }
         memcpy(key, argv[i], (size_t)(eq - argv[i]));
@@ -101,38 +86,33 @@ static int read_options(options_t *o, int argc, char **argv, osync_error_t *err)
     return rc;
 }
 
+static int start(daemon_t *d, osync_error_t *err) {
+    syncd_t *s = (syncd_t *)d;
+    int rc = osync_scheduler_new(&s->scheduler, &d->loop, &s->settings.c, err);
+    return rc ? rc : osync_scheduler_start(s->scheduler, err);
+}
+
+static void stop(daemon_t *d) {
+    syncd_t *s = (syncd_t *)d;
+    if (s->scheduler) osync_scheduler_close(s->scheduler, NULL, NULL);
+}
+
 int main(int argc, char **argv) {
-    syncd_t d = {0};
-    osync_error_t err = {0};
-    settings_t s = {.log_level = "info"};
-    osync_scheduler_config_init(&s.c);
-    s.c.port = 8848; /* as in OpenMLDB's configuration */
-    options_t o = {.table = table, .target = &s};
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--version")) {
-            puts(osync_version());
-            return EXIT_SUCCESS;
-        }
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return usage(&o);
-    }
-    int rc = read_options(&o, argc, argv, &err);
-    osync_log_set(osync_log_stderr, NULL, daemon_log_level(s.log_level));
-    if (!rc) rc = options_require(&o, "zookeeper.cluster", &err);
-    if (!rc) rc = options_require(&o, "sync_task.progress_path", &err);
-    if (!rc) rc = daemon_init(&d.daemon, stop);
-    if (!rc) rc = osync_scheduler_new(&d.scheduler, &d.daemon.loop, &s.c, &err);
-    if (!rc) rc = osync_scheduler_start(d.scheduler, &err);
-    if (rc) {
-        if (err.code) fprintf(stderr, "osync-syncd: %s\n", err.message);
-        if (d.scheduler) { /* what has started has threads, which must end before the process does */
-            daemon_stop(&d.daemon);
-            (void)daemon_run(&d.daemon);
-        }
-        options_free(&o);
-        return EXIT_FAILURE;
-    }
-    daemon_notify("READY=1");
-    rc = daemon_run(&d.daemon);
-    options_free(&o);
-    return rc;
+    static const char *const required[] = {"zookeeper.cluster", "sync_task.progress_path", NULL};
+    static const daemon_program_t program = {
+        .name = "osync-syncd",
+        .usage = "osync-syncd [-c FILE] [key=value ...]\n"
+                 "Schedules the synchronisation of OpenMLDB tables and writes their rows to HDFS.\n"
+                 "  -c FILE    reads synctool.properties (default: conf/synctool.properties, if it is there)\n",
+        .required = required,
+        .bad_argument = "key=value",
+        .read = read_options,
+        .start = start,
+        .stop = stop,
+    };
+    syncd_t d = {.settings.log_level = "info"};
+    osync_scheduler_config_init(&d.settings.c);
+    d.settings.c.port = 8848; /* as in OpenMLDB's configuration */
+    options_t o = {.table = table, .target = &d.settings};
+    return daemon_main(&d.daemon, &program, &o, &d.settings.log_level, argc, argv);
 }

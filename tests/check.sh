@@ -22,10 +22,12 @@ setup() {
   for p in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
   done
-  [ ${#missing[@]} -eq 0 ] && return
-  [ "$(id -u)" -eq 0 ] || { echo "these Debian packages are missing: ${missing[*]}"; return 1; }
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  if [ ${#missing[@]} -gt 0 ]; then
+    [ "$(id -u)" -eq 0 ] || { echo "these Debian packages are missing: ${missing[*]}"; return 1; }
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  fi
+  /usr/bin/python3 tests/e2e/hdfs.py fetch # Hadoop's jars, from Maven Central
 }
 
 # The form of every text file: .clang-format for C, .editorconfig's rules for all.
