@@ -36,6 +36,8 @@ style() {
   local bad
   bad=$(git ls-files -z -- . ':!tests/fixtures' ':!LICENSE' | xargs -0 grep -nIE '[[:space:]]$' || true)
   [ -z "$bad" ] || { echo "white space at the end of a line:"; echo "$bad" | head -20; return 1; }
+  bad=$(git ls-files -z -- . ':!tests/fixtures' | xargs -0 grep -lP '[\t\r]' || true)
+  [ -z "$bad" ] || { echo "a tab or a carriage return: $bad"; return 1; }
   bad=$(git ls-files -z -- '*.c' '*.h' '*.py' '*.sh' '*.build' | xargs -0 grep -nE '^.{121,}' || true)
   [ -z "$bad" ] || { echo "longer than 120 columns:"; echo "$bad" | head -20; return 1; }
   bad=$(git ls-files -- . ':!tests/fixtures' | while read -r f; do [ -z "$(tail -c1 "$f")" ] || echo "$f"; done)

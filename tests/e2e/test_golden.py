@@ -62,8 +62,8 @@ def all_partitions(golden):
 def test_snapshot(build, all_partitions):
     total = 0
     for name, folder, meta, _, snapshot in all_partitions:
-        want = [(r["ts"], r["value_hex"]) for r in lines(snapshot)]
-        got = [(r["ts"], r["value_hex"]) for r in rows(build, meta, folder, "snapshot")]
+        want = [(r["pk"].encode().hex(), r["ts"], r["value_hex"]) for r in lines(snapshot)]
+        got = [(r["pk_hex"], r["ts"], r["value_hex"]) for r in rows(build, meta, folder, "snapshot")]
         assert got == want, name
         total += len(got)
     print(f"{len(all_partitions)} partitions, {total} rows of snapshots")

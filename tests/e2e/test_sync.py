@@ -401,9 +401,9 @@ def test_kills(mode, system):
     s, rng = system, random.Random(mode)
     kills, phases = {"collector": 0, "syncd": 0}, set()
     s.make_table(1, "t", partitions=4)
-    total, first = (400_000, 400_000) if mode == 0 else (120_000, 40_000)
+    total, first = (800_000, 800_000) if mode == 0 else (120_000, 40_000)
     s.fill(1, first)
-    s.add_collector(max_pack_size="16K")
+    s.add_collector(max_pack_size="8K")
     s.start_syncd()
     s.wait_registered()
     s.create("t", mode)
@@ -415,8 +415,17 @@ def test_kills(mode, system):
         while mode == 2 and not stop.wait(rng.uniform(0.5, 1.5)):
             s.tablet.snapshot(1)
 
-    thread = threading.Thread(target=snapshots)
-    thread.start()
+    def watch():
+        while not stop.wait(0.05):
+            try:
+                points = [t["progress"].get("syncPoint", {}) for t in s.tasks().values()]
+            except OSError:
+                continue  # it has just been killed
+            phases.update(p["type"] for p in points if "pk" in p or "offset" in p)
+
+    threads = [threading.Thread(target=snapshots), threading.Thread(target=watch)]
+    for thread in threads:
+        thread.start()
     try:
         for _ in range(20):
             for who, daemon in (("collector", s.collectors[0]), ("syncd", s.syncd)):
@@ -426,8 +435,6 @@ def test_kills(mode, system):
                 ), "the task is over: the kill would find nobody at work"
                 if rng.random() < 0.5:  # else the kill may come while it starts
                     s.wait_listening()
-                    points = [t["progress"].get("syncPoint", {}) for t in s.tasks().values()]
-                    phases |= {p["type"] for p in points if "pk" in p or "offset" in p}
                 daemon.restart()
                 kills[who] += 1
         s.wait_listening()
@@ -438,7 +445,8 @@ def test_kills(mode, system):
             s.wait_gone(180)
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
     lost, twice = s.audit("t", range(total))
     assert mode == 2 or "kSNAPSHOT" in phases
     print(
