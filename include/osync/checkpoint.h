@@ -50,7 +50,9 @@ struct osync_checkpoint {
     const osync_checkpoint_ops_t *ops;
 };
 
-/* A SQLite file, made if it isn't there, opened for this process alone (OSYNC_ECONFLICT if another one has it). */
+/* A SQLite file, made with its folder if it isn't there, opened for this process alone (OSYNC_ECONFLICT if another one
+ * has it; OSYNC_ENOTSUP if another version wrote it). Blocks while it opens; later calls work on a thread of the
+ * store's own. ops->close frees *out. */
 OSYNC_API int osync_sqlite_checkpoint_new(osync_checkpoint_t **out, uv_loop_t *loop, const char *path,
                                           osync_error_t *err);
 

@@ -32,16 +32,19 @@ typedef struct osync_collector_config {
     uint32_t request_timeout_ms;    /* of every RPC: 20000 */
     uint32_t heartbeat_ms;          /* longest time without a SendData: 5000 */
     uint32_t snapshot_settle_ms;    /* a snapshot is read when it is at least this old (docs/delivery.md): 60000 */
-    uint32_t worker_threads;        /* that read: 4 */
+    uint32_t worker_threads;        /* that read, and as many that replay logs: 4 */
 } osync_collector_config_t;
 
+/* Sets `size` and the defaults that are named above. */
 OSYNC_API void osync_collector_config_init(osync_collector_config_t *config);
 
-/* Makes a collector on the caller's loop; strings are copied. It does nothing before osync_collector_start. */
+/* Makes a collector on the caller's loop; strings are copied. It does nothing before osync_collector_start.
+ * OSYNC_ECONFIG names the field that is missing or out of range. */
 OSYNC_API int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_collector_config_t *config,
                                   osync_error_t *err);
 /* Listens, takes up its stored tasks, connects to ZooKeeper and registers (and again whenever the session is lost).
- * Fails if the data folder or the port can't be used; ZooKeeper and the TabletServers may come later. */
+ * ZooKeeper and the TabletServers may come later. Fails if the data folder or the port can't be used (OSYNC_ECONFIG:
+ * another collector has the folder); then it can only be closed. */
 OSYNC_API int osync_collector_start(osync_collector_t *collector, osync_error_t *err);
 /* The port it listens on (of use if the endpoint's was 0). */
 OSYNC_API int osync_collector_port(const osync_collector_t *collector);

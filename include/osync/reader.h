@@ -36,16 +36,18 @@ typedef struct osync_reader_config {
     osync_base_t base;
     const char *binlog_dir;   /* holds NNNNNNNN.log; required unless phase is SNAPSHOT. May be absent or empty. */
     const char *snapshot_dir; /* the checkpoint's own folder (holds CURRENT); NULL: there is no snapshot */
-    const char
-        *snapshot_name; /* its name in MANIFEST, the local minute it was made in (12 digits); needed by BASE_AUTO */
-    const char
-        *scratch_dir;  /* folder for the window's scratch database, made and removed by the reader; required for ALL */
+    /* The checkpoint's name in MANIFEST, the local minute it was made in (12 digits). Needed by BASE_AUTO. */
+    const char *snapshot_name;
+    /* Folder for the window's scratch databases, made if it isn't there. The reader removes what it makes below it, not
+     * the folder. Required for ALL. */
+    const char *scratch_dir;
     uint64_t from;     /* BINLOG: first log index wanted; 0 is the oldest retained */
     uint64_t start_ts; /* rows whose base index ts is below are left out; 0 is all */
-    const void
-        *point; /* ALL: a sync point (osync_reader_point) to go on from; NULL is the beginning. Borrowed during open. */
+    /* ALL: a sync point (osync_reader_point) to go on from; NULL is the beginning. */
+    const void *point;
     size_t point_len;
     const volatile int *cancel; /* NULL, or set to non-zero from any thread: open and next end with OSYNC_ECANCELED */
+    bool pauses; /* osync_reader_next ends with OSYNC_EAGAIN now and then while it leaves many rows out */
 } osync_reader_config_t;
 
 typedef struct osync_reader_row {
@@ -63,26 +65,33 @@ typedef struct osync_snapshot_name {
 } osync_snapshot_name_t;
 
 /* Reads which checkpoint is the current one from the MANIFEST in a partition's snapshot folder. OSYNC_ENOENT: there is
- * no MANIFEST, hence no snapshot. */
+ * no MANIFEST, hence no snapshot. OSYNC_ECORRUPT: it isn't a MANIFEST. OSYNC_ETOOBIG: it is too large to be one. */
 OSYNC_API int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err);
 
+/* Sets `size` and zeroes the rest: phase ALL, base AUTO, nothing named. */
 OSYNC_API void osync_reader_config_init(osync_reader_config_t *config);
 
-/* Opens the files, finds the base and replays the window. `table` is borrowed and must outlive the reader. Errors:
- * OSYNC_EGAP (no base can be proven, or the log doesn't reach back far enough), OSYNC_EDIVERGED, OSYNC_ECORRUPT,
- * OSYNC_ESCHEMA, OSYNC_EIO, OSYNC_ENOENT, with the file and the offset in the message. */
+/* Opens the files, finds the base and replays the window. `table` is borrowed and must outlive the reader; everything
+ * else in `config` is borrowed during the call, but for `cancel`. *out is set on success only; osync_reader_close frees
+ * it. Errors: OSYNC_EGAP (no base can be proven, or the log doesn't reach back far enough), OSYNC_EDIVERGED (it isn't
+ * the log that was read before), OSYNC_ECORRUPT, OSYNC_EIO, OSYNC_ENOENT, with the file and the offset in the message;
+ * OSYNC_ENOTSUP (the snapshot's keys have another form than the sync point says), OSYNC_ETOOBIG (a limit, named),
+ * OSYNC_EINVAL (a field that the phase needs isn't set), OSYNC_ECANCELED, OSYNC_ENOMEM. */
 OSYNC_API int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *config,
                                 osync_error_t *err);
+/* Frees the reader and what it made in `scratch_dir`. NULL is fine. */
 OSYNC_API void osync_reader_close(osync_reader_t *reader);
 
 /* The next row; what *row points to is valid until the next call on this reader. OSYNC_EOF: nothing more for now; a log
- * that grows later gives more when asked again. After any other error the reader can only be closed. */
+ * that grows later gives more when asked again. OSYNC_EAGAIN, only with `pauses`: no row so far, ask again; a sync
+ * point can be taken in between. After any other error (those of osync_reader_open) the reader can only be closed. */
 OSYNC_API int osync_reader_next(osync_reader_t *reader, osync_reader_row_t *row, osync_error_t *err);
 /* Takes back the row of the last successful osync_reader_next: the next call gives it again. Once per row. */
 OSYNC_API void osync_reader_unread(osync_reader_t *reader);
 
 /* The sync point after the last row (a serialized SyncPoint): a reader opened with it goes on with the next one. Valid
- * until the next call on this reader. Only for OSYNC_PHASE_ALL. */
+ * until the next call on this reader. What the last row pointed to isn't valid after it. Only for OSYNC_PHASE_ALL, else
+ * OSYNC_EINVAL; in the traverse it reads ahead, with the errors of osync_reader_next. */
 OSYNC_API int osync_reader_point(osync_reader_t *reader, const void **point, size_t *len, osync_error_t *err);
 
 typedef struct osync_reader_progress {
@@ -92,6 +101,7 @@ typedef struct osync_reader_progress {
     uint64_t tail;          /* newest log index seen when the log was last looked at */
 } osync_reader_progress_t;
 
+/* How far it is; reads nothing. */
 OSYNC_API void osync_reader_progress(const osync_reader_t *reader, osync_reader_progress_t *out);
 
 /* The window of a reader opened with OSYNC_PHASE_ALL: entries up to `base` came from the snapshot alone, those of

@@ -25,30 +25,34 @@ typedef struct osync_scheduler_config {
     int port;                        /* 0 picks a free one */
     const char *advertised_endpoint; /* "host:port" that collectors send to; NULL: host and port, with 0.0.0.0 replaced
                                         by the address that the machine uses towards ZooKeeper */
-    const char *zk_cluster;
-    const char *zk_root_path;
-    const char *zk_cert;            /* "user:password" (digest); "" is none */
-    uint32_t zk_session_timeout_ms; /* 5000 */
-    const char *state_dir;          /* holds checkpoint.db (synctool.properties: sync_task.progress_path) */
-    uint32_t check_period_ms;       /* 10000: a collector that is silent for twice as long is replaced */
-    uint32_t request_timeout_ms;    /* of AddSyncTask: 5000 */
-    uint64_t max_body_size;         /* 64 MiB */
-    const char *hadoop_conf_dir;    /* NULL: HADOOP_CONF_DIR */
-    const char *hadoop_user;        /* NULL: HADOOP_USER_NAME, else the process's user */
-    const char *default_fs;         /* for a dest without a scheme; NULL: fs.defaultFS of the Hadoop configuration */
-    const char *csv_timezone;       /* NULL: the machine's */
-    uint64_t roll_bytes;            /* 128 MiB */
-    uint32_t roll_interval_ms;      /* 60000: a file is committed this long after its first row at the latest */
-    uint32_t worker_threads;        /* that encode: 4 */
+    const char *zk_cluster;          /* "host:port,..."; required */
+    const char *zk_root_path;        /* "/openmldb" */
+    const char *zk_cert;             /* "user:password" (digest); "" is none */
+    uint32_t zk_session_timeout_ms;  /* 5000 */
+    const char *state_dir;           /* holds checkpoint.db, made if it isn't there; required */
+    uint32_t check_period_ms;        /* 10000: a collector that is silent for twice as long is replaced */
+    uint32_t request_timeout_ms;     /* of AddSyncTask: 5000 */
+    uint64_t max_body_size;          /* bytes of one RPC message that is accepted or sent: 64 MiB */
+    const char *hadoop_conf_dir;     /* NULL: HADOOP_CONF_DIR */
+    const char *hadoop_user;         /* NULL: HADOOP_USER_NAME, else the process's user */
+    const char *default_fs;          /* for a dest without a scheme; NULL: fs.defaultFS of the Hadoop configuration */
+    const char *csv_timezone;        /* IANA name; NULL: the machine's */
+    uint64_t roll_bytes;             /* a file is committed when it holds as much: 128 MiB */
+    uint32_t roll_interval_ms;       /* 60000: a file is committed this long after its first row at the latest */
+    uint32_t worker_threads;         /* that encode: 4 */
 } osync_scheduler_config_t;
 
+/* Sets `size` and the defaults that are named above. */
 OSYNC_API void osync_scheduler_config_init(osync_scheduler_config_t *config);
 
-/* Makes a scheduler on the caller's loop; strings are copied. */
+/* Makes a scheduler on the caller's loop; strings are copied. It does nothing before osync_scheduler_start.
+ * OSYNC_ECONFIG names the field that is missing or out of range. */
 OSYNC_API int osync_scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_scheduler_config_t *config,
                                   osync_error_t *err);
-/* Opens the checkpoint, takes up the stored tasks and listens. ZooKeeper and HDFS may come later. */
+/* Opens the checkpoint, takes up the stored tasks and listens. ZooKeeper and HDFS may come later. Fails if the state's
+ * folder or the port can't be used (OSYNC_ECONFLICT: another scheduler has it); then it can only be closed. */
 OSYNC_API int osync_scheduler_start(osync_scheduler_t *scheduler, osync_error_t *err);
+/* The port it listens on (of use if the configuration's was 0). */
 OSYNC_API int osync_scheduler_port(const osync_scheduler_t *scheduler);
 /* Ends everything in an orderly way (staged rows that aren't committed are read again next time), frees the scheduler,
  * then calls cb (may be NULL). */

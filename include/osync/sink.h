@@ -49,8 +49,8 @@ typedef struct osync_sink_ops {
      * only when the file is finished. *out is valid until finish or abort has called back; also after a failure one of
      * them is due. One call on a file at a time, except abort, which may come whenever finish hasn't called back. */
     int (*create)(osync_sink_t *sink, const char *path, osync_sink_file_t **out, osync_sink_cb cb, void *arg);
-    /* Appends; `data` is the caller's until the callback. The callback is the backpressure: it comes when
-     * the sink can take more. */
+    /* Appends; `data` is the caller's until the callback. The callback is the backpressure: it comes when the sink
+     * can take more. */
     int (*write)(osync_sink_file_t *file, const void *data, size_t len, osync_sink_cb cb, void *arg);
     /* Ends the file and makes it durable; frees `file` before the callback. */
     int (*finish)(osync_sink_file_t *file, osync_sink_cb cb, void *arg);
@@ -89,23 +89,26 @@ struct osync_sink_file {
     osync_sink_t *sink;
 };
 
-/* The local file system: `file://`. Blocking calls run on `threads` workers of its own. */
+/* The local file system: `file://`. Blocking calls run on `threads` workers of its own, at least 1 (OSYNC_EINVAL).
+ * ops->close frees *out. */
 OSYNC_API int osync_file_sink_new(osync_sink_t **out, uv_loop_t *loop, unsigned threads, osync_error_t *err);
 
 typedef struct osync_webhdfs_config {
     size_t size;         /* set by osync_webhdfs_config_init */
     const char *address; /* webhdfs://: "host:port" of the NameNode's HTTP server; NULL: found by `authority` */
-    const char
-        *authority; /* hdfs://: "host:port" or nameservice, looked up in the Hadoop configuration; NULL: fs.defaultFS */
-    const char
-        *hadoop_conf_dir; /* holds core-site.xml and hdfs-site.xml; NULL: HADOOP_CONF_DIR, and if that is unset, none */
-    const char *user;     /* user.name; NULL: HADOOP_USER_NAME, else the process's user */
+    /* hdfs://: "host:port" or nameservice, looked up in the Hadoop configuration; NULL: fs.defaultFS */
+    const char *authority;
+    /* holds core-site.xml and hdfs-site.xml; NULL: HADOOP_CONF_DIR, and if that is unset, none */
+    const char *hadoop_conf_dir;
+    const char *user;            /* user.name; NULL: HADOOP_USER_NAME, else the process's user */
     uint32_t connect_timeout_ms; /* 10000 */
     uint32_t request_timeout_ms; /* 60000: of an answer; of a transfer, the longest time without progress */
 } osync_webhdfs_config_t;
 
+/* Sets `size` and the time-outs, and the rest to NULL. */
 OSYNC_API void osync_webhdfs_config_init(osync_webhdfs_config_t *config);
-/* HDFS by WebHDFS: `hdfs://`, `webhdfs://`. Strings are copied. */
+/* HDFS by WebHDFS: `hdfs://`, `webhdfs://`. Strings are copied. Nothing is sent before the first call. OSYNC_ECONFIG:
+ * no NameNode's address can be made of the configuration. ops->close frees *out. */
 OSYNC_API int osync_webhdfs_sink_new(osync_sink_t **out, uv_loop_t *loop, const osync_webhdfs_config_t *config,
                                      osync_error_t *err);
 

@@ -34,7 +34,7 @@ struct osync_collector {
     int lock;
     osync__rpc_server_t *server;
     osync__rpc_client_t *client;
-    osync__pool_t *pool;
+    osync__pool_t *pool, *long_pool;
     osync__zk_t *zk;
     uv_timer_t register_timer;
     uint32_t register_delay;
@@ -423,9 +423,11 @@ int osync_collector_start(osync_collector_t *c, osync_error_t *err) {
         rc = osync__rpc_client_new(c->loop, &client, &c->client, err);
     }
     if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->pool, err);
+    if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->long_pool, err);
     if (rc) return rc;
     c->env = (osync__task_env_t){.loop = c->loop,
                                  .pool = c->pool,
+                                 .long_pool = c->long_pool,
                                  .client = c->client,
                                  .config = &c->config,
                                  .ready = on_ready,
@@ -519,10 +521,12 @@ static void on_timer_closed(uv_handle_t *h) {
 static void close_parts(osync_collector_t *c) {
     if (c->parts_closing) return;
     c->parts_closing = true;
-    c->to_close = 1u + (c->server ? 1u : 0u) + (c->client ? 1u : 0u) + (c->pool ? 1u : 0u) + (c->zk ? 1u : 0u);
+    c->to_close = 1u + (c->server ? 1u : 0u) + (c->client ? 1u : 0u) + (c->pool ? 1u : 0u) + (c->long_pool ? 1u : 0u) +
+                  (c->zk ? 1u : 0u);
     if (c->server) osync__rpc_server_close(c->server, on_part_closed, c);
     if (c->client) osync__rpc_client_close(c->client, on_part_closed, c);
     if (c->pool) osync__pool_close(c->pool, on_part_closed, c);
+    if (c->long_pool) osync__pool_close(c->long_pool, on_part_closed, c);
     if (c->zk) osync__zk_close(c->zk, on_part_closed, c);
     uv_close((uv_handle_t *)&c->register_timer, on_timer_closed);
 }

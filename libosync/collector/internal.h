@@ -29,7 +29,9 @@ typedef struct osync__partition {
 /* What tasks share. */
 typedef struct osync__task_env {
     uv_loop_t *loop;
-    osync__pool_t *pool;
+    osync__pool_t *pool; /* for jobs of about a second at most */
+    osync__pool_t
+        *long_pool; /* for opening readers, whose replay may take minutes: links and packs don't wait for it */
     osync__rpc_client_t *client;
     const osync_collector_config_t *config;
     /* A handed-out task is set up, and takes the place of the active one, which has ended. */

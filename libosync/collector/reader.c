@@ -28,6 +28,9 @@ enum {
     ZONE_STEP_S = 15 * 60,     /* time zones differ by multiples of it */
     ZONE_MAX_S = 15 * 3600,
     MAX_MANIFEST = 64 << 10, /* bytes */
+    PAUSE_AFTER = 4096,      /* rows left out one after the other */
+    KEEP_MEMORY = 4 << 20,   /* bytes; what a larger row needed is given back with the next one */
+    MAX_FIELDS = 1 << 20,    /* of one LogEntry */
 };
 
 typedef struct position {
@@ -62,6 +65,7 @@ struct osync_reader {
     osync_phase_t phase;
     uint64_t start_ts;
     const volatile int *cancel;
+    bool pauses;
     uint64_t now; /* wall clock when it was opened: TTL is judged by one time a pass */
     char *scratch_dir, *snapshot_dir, *snapshot_name;
     char snapshot_id[96];
@@ -117,17 +121,20 @@ static void arena_free(void *data, void *p) {
 static int unpack(osync_reader_t *r, const osync__log_record_t *rec, Openmldb__Api__LogEntry **out,
                   osync_error_t *err) {
     arena_t *a = &r->arena;
-    /* Every field costs at most a small struct per two bytes of payload, and repeated fields grow by doubling. */
-    size_t want = rec->len > SIZE_MAX / 128 ? SIZE_MAX : 4096 + rec->len + 64 * (rec->len < 4096 ? rec->len : 4096);
-    for (;;) {
+    /* Each field takes at least two bytes of payload and costs a small struct; repeated fields grow by doubling. Room
+     * for few is tried first. */
+    size_t fields = rec->len / 2 + 1, want = 4096 + rec->len + 128 * (fields < 2048 ? fields : 2048);
+    size_t most = 131072 + rec->len + 256 * (fields < MAX_FIELDS ? fields : (size_t)MAX_FIELDS);
+    if (a->block.cap > KEEP_MEMORY) osync__buf_free(&a->block);
+    if (r->inflated.cap > KEEP_MEMORY) osync__buf_free(&r->inflated);
+    for (;; want = most) {
         a->block.len = 0;
         if (osync__buf_reserve(&a->block, want)) return osync__err(err, OSYNC_ENOMEM, "log entry: out of memory");
         a->used = 0;
         a->allocator = (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = a};
         *out = openmldb__api__log_entry__unpack(&a->allocator, rec->len, rec->payload);
         if (*out) return 0;
-        if (want > 64 * rec->len + 65536) break; /* it isn't the room that is missing */
-        want = 128 * rec->len + 131072;
+        if (want == most) break; /* it isn't the room that is missing */
     }
     return osync__err(err, OSYNC_ECORRUPT, "binlog file %08u.log, offset %llu: entry %llu doesn't parse as a LogEntry",
                       rec->file, (unsigned long long)rec->at, (unsigned long long)rec->log_index);
@@ -514,7 +521,8 @@ static int seek_traverse(osync_reader_t *r, const void *pk, size_t len, uint64_t
     from.len = 0;
     if (!rc) rc = osync__key_encode(r->table, pk, len, ts, &from);
     while (!rc) {
-        rc = osync__snapshot_next(r->snapshot, &r->entry, err);
+        rc = canceled(r, err);
+        if (!rc) rc = osync__snapshot_next(r->snapshot, &r->entry, err);
         if (rc) break;
         if (osync__key_compare(r->entry.key, r->entry.key_len, from.data, from.len) >= 0) {
             r->pending = true;
@@ -698,6 +706,7 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
     r->phase = c->phase;
     r->start_ts = c->start_ts;
     r->cancel = c->cancel;
+    r->pauses = c->pauses;
     r->now = osync__wall_ms();
     r->scratch_dir = copy_string(c->scratch_dir, &rc);
     r->snapshot_dir = copy_string(c->snapshot_dir, &rc);
@@ -743,12 +752,18 @@ void osync_reader_close(osync_reader_t *r) {
 
 /* ---- rows ---- */
 
+/* Before a further row is looked at. */
+static int may_go_on(const osync_reader_t *r, uint64_t left_out, osync_error_t *err) {
+    if (r->pauses && left_out == PAUSE_AFTER) return osync__err(err, OSYNC_EAGAIN, "many rows are left out: ask again");
+    return canceled(r, err);
+}
+
 /* The traverse's next row, or OSYNC_EOF at the snapshot's end. */
 static int next_traversed(osync_reader_t *r, osync_error_t *err) {
-    for (;;) {
+    for (uint64_t left_out = 0;; left_out++) {
         osync__entry_t *e = &r->entry;
         bool covered = false;
-        int rc = canceled(r, err);
+        int rc = may_go_on(r, left_out, err);
         if (!rc && !r->pending) rc = osync__snapshot_next(r->snapshot, e, err);
         if (rc) return rc;
         r->pending = false;
@@ -769,6 +784,7 @@ static int next_traversed(osync_reader_t *r, osync_error_t *err) {
 
         const uint8_t *value;
         size_t len;
+        if (r->inflated.cap > KEEP_MEMORY) osync__buf_free(&r->inflated);
         rc = osync__row_uncompress(r->table, e->value, e->value_len, MAX_ROW, &r->inflated, &value, &len, err);
         if (rc) return rc;
         r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_SNAPSHOT,
@@ -804,11 +820,11 @@ static int log_delivers(osync_reader_t *r, const effect_t *f, uint64_t index, bo
 }
 
 static int next_logged(osync_reader_t *r, osync_error_t *err) {
-    for (;;) {
+    for (uint64_t left_out = 0;; left_out++) {
         osync__log_record_t rec;
         effect_t f;
         bool yes = false;
-        int rc = canceled(r, err);
+        int rc = may_go_on(r, left_out, err);
         if (!rc) rc = osync__binlog_next(r->log, &rec, err);
         if (!rc) rc = effect_of(r, &rec, &f, err);
         if (rc) return rc;

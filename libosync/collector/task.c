@@ -1,9 +1,10 @@
 /* One partition: asks its TabletServer where the files are, links them, reads rows on a worker and sends them to its
  * scheduler.
  *
- * Two lanes run side by side. The work lane has at most one job on the pool at a time (link, open, fill a pack, store
+ * Two lanes run side by side. The work lane has at most one job on a pool at a time (link, open, fill a pack, store
  * what is committed), so that the reader and the links are never touched by two threads. The send lane has at most one
- * SendData under way. Between them are at most two packs. Whatever ends a task waits until both lanes are empty;
+ * SendData under way. Between them are at most two packs. New binlog files are linked also while nobody takes packs,
+ * since the tablet purges them whether they are read or not. Whatever ends a task waits until both lanes are empty;
  * nothing else is shared with other tasks. */
 #include <errno.h>
 #include <stdarg.h>
@@ -75,14 +76,15 @@ struct osync__task {
     bool busy;
     volatile int cancel;
     uv_timer_t work_timer;
-    uint64_t hold_until, commit_at, poll_at; /* monotonic ms; 0: now */
-    uint32_t delay;                          /* last backoff */
-    int missing, unknown_schema;             /* in a row */
+    uint64_t hold_until, commit_at; /* monotonic ms; 0: now */
+    uint64_t poll_at;            /* a change of the tablet's files may go unnoticed: then they are looked at anyway */
+    uint32_t delay;              /* last backoff */
+    int missing, unknown_schema; /* in a row */
     uv_fs_event_t watch;
     bool watch_told;
     bool idle;          /* the log's end was met */
     bool dirty;         /* something has changed since: look again */
-    bool want_files;    /* for new files too */
+    bool want_files;    /* there may be new files to link */
     bool finished_read; /* the pack that ends a full sync is made */
     bool discard;       /* the reader, and what is being read, is of no use any more */
     uint64_t link_seen; /* monotonic ms when the snapshot had been linked */
@@ -257,14 +259,19 @@ static void on_work_done(osync__job_t *job) {
     pump(t);
 }
 
-static void start_job(osync__task_t *t, int (*work)(osync__task_t *, osync_error_t *),
-                      void (*done)(osync__task_t *, int, osync_error_t *)) {
+static void start_job_on(osync__pool_t *pool, osync__task_t *t, int (*work)(osync__task_t *, osync_error_t *),
+                         void (*done)(osync__task_t *, int, osync_error_t *)) {
     t->busy = true;
     t->job_work = work;
     t->job_done = done;
     t->job_err = (osync_error_t){0};
     t->job = (osync__job_t){.work = on_work, .done = on_work_done, .arg = t};
-    osync__pool_submit(t->env->pool, &t->job);
+    osync__pool_submit(pool, &t->job);
+}
+
+static void start_job(osync__task_t *t, int (*work)(osync__task_t *, osync_error_t *),
+                      void (*done)(osync__task_t *, int, osync_error_t *)) {
+    start_job_on(t->env->pool, t, work, done);
 }
 
 /* Serializes the request with `committed` as its sync point into job_bytes. */
@@ -468,6 +475,7 @@ static int link_work(osync__task_t *t, osync_error_t *err) {
         had_progress = false;
     }
     if (!rc) rc = osync__mkdirs(t->dir, err);
+    if (!rc) rc = osync__rmtree(t->scratch_dir, err); /* left by a process that was killed */
     t->link_seen = osync__mono_ms();
     t->links =
         (osync__links_t){.snapshot_source = t->snapshot_source, .binlog_source = t->binlog_source, .dir = t->dir};
@@ -483,7 +491,7 @@ static void on_watch(uv_fs_event_t *watch, const char *name, int events, int sta
     osync__task_t *t = watch->data;
     t->dirty = true;
     if (status || (events & UV_RENAME)) t->want_files = true;
-    if (t->idle) pump(t);
+    if (t->idle || t->want_files) pump(t);
 }
 
 static void start_watch(osync__task_t *t) {
@@ -493,6 +501,23 @@ static void start_watch(osync__task_t *t) {
         LOG(t, WARN, "can't watch %s (%s; see fs.inotify.max_user_watches): looking every %u ms instead",
             t->binlog_source, uv_strerror(rc), t->env->config->heartbeat_ms);
     t->watch_told = rc != 0;
+}
+
+static void looked_at_source(osync__task_t *t) {
+    t->want_files = false;
+    t->poll_at = osync__mono_ms() + t->env->config->heartbeat_ms;
+}
+
+static int link_more_work(osync__task_t *t, osync_error_t *err) {
+    int rc = osync__links_binlog(&t->links, err);
+    osync__links_measure(&t->links);
+    return rc;
+}
+
+static void link_more_done(osync__task_t *t, int rc, osync_error_t *err) {
+    (void)t; /* the next pack, whose making looks for files too, says what is wrong */
+    (void)rc;
+    (void)err;
 }
 
 static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
@@ -514,6 +539,7 @@ static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
     clear(&t->problem);
     uv_fs_event_stop(&t->watch);
     start_watch(t);
+    looked_at_source(t);
     if (!t->handed_out) return;
     t->handed_out = false; /* from here on it is as any stored one */
     t->ready = true;
@@ -597,6 +623,7 @@ static int open_work(osync__task_t *t, osync_error_t *err) {
     config.point = t->from.data;
     config.point_len = t->from.len;
     config.cancel = &t->cancel;
+    config.pauses = true;
     rc = osync_reader_open(&t->reader, t->table, &config, err);
     if (!rc) osync_reader_progress(t->reader, &t->job_progress);
     osync__links_measure(&t->links);
@@ -632,6 +659,10 @@ static int read_rows(osync__task_t *t, osync_error_t *err) {
         if (rc == OSYNC_EOF) {
             t->met_end = true;
             return 0;
+        }
+        if (rc == OSYNC_EAGAIN) { /* many rows were left out; others want the worker too */
+            if (osync__mono_ms() > until) return 0;
+            continue;
         }
         if (rc) return rc;
         uint64_t overhead =
@@ -736,8 +767,9 @@ static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
     t->progress = t->job_progress;
     t->state = t->progress.traversing ? "traversing" : "following";
     t->idle = t->met_end;
-    t->poll_at = osync__mono_ms() + t->env->config->heartbeat_ms;
-    if (p->count == 0 && !finished && same(&p->next, end_of_packs(t))) {
+    /* No rows and no progress; or progress that an original scheduler doesn't expect, in the middle of rows that are
+     * left out: the reader stands where it stands. */
+    if (p->count == 0 && !finished && (same(&p->next, end_of_packs(t)) || (is_original(t) && !t->met_end))) {
         pack_clear(p);
         return;
     }
@@ -824,7 +856,6 @@ static void on_work_timer(uv_timer_t *timer) {
 }
 
 static void read_on(osync__task_t *t) {
-    uint64_t now = osync__mono_ms();
     osync_error_t memory;
     if (t->n_packs == MAX_PACKS || t->finished_read) return;
     if (!t->reader) {
@@ -837,16 +868,14 @@ static void read_on(osync__task_t *t) {
         }
         t->state = "replaying";
         set_cancel(t, 0);
-        start_job(t, open_work, open_done);
+        looked_at_source(t);
+        start_job_on(t->env->long_pool, t, open_work, open_done);
         return;
     }
-    if (t->idle && now >= t->poll_at) { /* a change may go unnoticed, as on a network file system */
-        t->dirty = t->want_files = true;
-        start_watch(t);
-    }
-    if (t->idle && !t->dirty) return;
+    if (t->idle && !t->dirty && !t->want_files) return;
     t->look_for_files = t->want_files;
-    t->idle = t->dirty = t->want_files = false;
+    if (t->want_files) looked_at_source(t);
+    t->idle = t->dirty = false;
     start_job(t, fill_work, fill_done);
 }
 
@@ -871,6 +900,10 @@ static void pump(osync__task_t *t) {
         start_job(t, close_work, close_done);
         return;
     }
+    if (t->stage == RUN && now >= t->poll_at) {
+        t->dirty = t->want_files = true;
+        start_watch(t);
+    }
     if (!t->failed && now >= t->hold_until) {
         if (t->stage == RUN)
             read_on(t);
@@ -878,11 +911,13 @@ static void pump(osync__task_t *t) {
             set_up(t);
     }
     if (t->ending) return;
+    if (!t->busy && t->stage == RUN && t->want_files) { /* nothing can be read now, but the tablet may purge */
+        looked_at_source(t);
+        start_job(t, link_more_work, link_more_done);
+    }
     if (!t->busy) {
-        uint64_t then = t->hold_until > now                                      ? t->hold_until
-                        : t->idle && t->n_packs < MAX_PACKS && !t->finished_read ? t->poll_at
-                                                                                 : UINT64_MAX;
-        if (!t->failed && then < wake) wake = then;
+        if (!t->failed && t->hold_until > now && t->hold_until < wake) wake = t->hold_until;
+        if (t->stage == RUN && t->poll_at < wake) wake = t->poll_at;
         if (wake != UINT64_MAX) uv_timer_start(&t->work_timer, on_work_timer, wake > now ? wake - now : 0, 0);
     }
     if (t->report_now) send_next(t);

@@ -271,7 +271,7 @@ static int cursor_read(cursor_t *c, osync__log_record_t *record, osync_error_t *
         rc = read_record(c, record, err);
     }
     if (rc == OSYNC_EOF) {
-        uint64_t size;
+        uint64_t size = 0;
         c->len = 0; /* the next look has to go to the file */
         int failed = cursor_size(c, &size, err);
         if (failed) return failed;
@@ -476,6 +476,7 @@ static int go_to(osync__binlog_t *log, const osync__log_file_t *file, osync_erro
 
 int osync__binlog_seek(osync__binlog_t *log, uint64_t index, osync_error_t *err) {
     const osync__log_file_t *start = NULL, *oldest = NULL;
+    if (log->cursor.open && index > 0 && log->expected == index) return 0; /* it stands there */
     int rc = osync__binlog_refresh(log, err);
     if (rc) return rc;
     cursor_close(&log->cursor);

@@ -263,9 +263,7 @@ static size_t put(char *out, const char *text) {
 
 static size_t print(char *out, bool negative, binary_t v) {
     char *p = out;
-    decimal_t x;
-    x.n = 0;
-    x.exp = 0;
+    decimal_t x = {0};
     if (negative) *p++ = '-';
     if (v.m == 0) return (size_t)(p - out) + put(p, "0.0");
     to_decimal(&x, v);

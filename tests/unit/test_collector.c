@@ -19,8 +19,10 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "../tablet/log_writer.h"
 #include "base/sys.h"
 #include "data_sync.pb-c.h"
+#include "format/binlog.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
 #include "osync/log.h"
@@ -1004,6 +1006,7 @@ static void stored_task_waits_for_its_tablet(void **state) {
     add_ok(w, (hand_out_t){0});
     RUN_UNTIL(w, w->taken == 2);
     stop_collector(w);
+    shell(fmt("mkdir -p %s/scratch/window-7", folder(w))); /* as after SIGKILL */
     w->tablet_refuses = true;
     w->most = 0;
     start_collector(w);
@@ -1011,6 +1014,8 @@ static void stored_task_waits_for_its_tablet(void **state) {
     assert_string_equal(w->state, "linking");
     assert_false(w->failed);
     w->tablet_refuses = false;
+    RUN_UNTIL(w, w->finished || !exists(fmt("%s/scratch/window-7", folder(w))));
+    assert_false(w->finished); /* it doesn't stay until the task ends */
     RUN_UNTIL(w, w->finished);
     assert_complete(w);
 }
@@ -1063,6 +1068,96 @@ static void release_follows_the_commit(void **state) {
     run_for(w, 500);
     assert_false(exists(fmt("%s/binlog/00000004.log", folder(w))));
     assert_complete(w);
+}
+
+/* Nobody takes rows for a while, in which the tablet goes on writing and purging: what isn't read yet is linked all the
+ * same. */
+static void new_files_are_linked_while_rows_wait(void **state) {
+    world_t *w = *state;
+    size_t len = expected_len(w);
+    w->config.max_pack_size = 300;
+    w->config.heartbeat_ms = NEVER_MS; /* inotify tells */
+    w->script = as_ours;
+    w->most = 1;
+    shell(fmt("mkdir %s/later && mv %s/binlog/0000000[45].log %s/later", w->top, w->source, w->top));
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, w->packs >= 3); /* refused twice: the packs that are ready wait */
+    shell(fmt("mv %s/later/00000004.log %s/binlog", w->top, w->source));
+    RUN_UNTIL(w, exists(fmt("%s/binlog/00000004.log", folder(w))));
+    shell(fmt("mv %s/later/00000005.log %s/binlog && rm %s/binlog/00000004.log", w->top, w->source, w->source));
+    w->most = 0;
+    RUN_UNTIL(w, complete(w, len));
+    assert_false(w->failed);
+    assert_string_equal(w->reason, "");
+}
+
+/* The same when inotify doesn't tell: it looks now and then. */
+static void new_files_are_linked_after_a_failure(void **state) {
+    world_t *w = *state;
+    w->tid = 1;
+    use_table(w, "case1_simple", "db/1_0");
+    w->config.max_pack_size = 4096;
+    w->config.max_body_size = 100000;
+    w->config.heartbeat_ms = 50;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, w->failed);
+    shell(fmt(": > %s/binlog/00000077.log", w->source));
+    RUN_UNTIL(w, exists(fmt("%s/binlog/00000077.log", folder(w))));
+    assert_non_null(strstr(w->reason, "max_body_size")); /* what is told stays the reason */
+}
+
+/* A partition without a snapshot, whose log is the first entry of w's many times. */
+static void long_log(world_t *w, const char *to, uint64_t entries) {
+    osync_error_t err = {0};
+    osync__binlog_t *from = NULL;
+    osync__log_record_t record;
+    log_writer_t writer;
+    uint8_t payload[4096];
+    assert_int_equal(osync__mkdirs(fmt("%s/binlog", to), &err), 0);
+    assert_int_equal(osync__binlog_open(&from, fmt("%s/binlog", w->source), &err), 0);
+    assert_int_equal(osync__binlog_next(from, &record, &err), 0);
+    Openmldb__Api__LogEntry *e = openmldb__api__log_entry__unpack(NULL, record.len, record.payload);
+    osync__binlog_close(from);
+    assert_int_equal(log_writer_open(&writer, fmt("%s/binlog", to), UINT64_MAX, NULL, NULL, &err), 0);
+    for (e->log_index = 1; e->log_index <= entries; e->log_index++) {
+        assert_in_range(openmldb__api__log_entry__get_packed_size(e), 1, sizeof payload);
+        size_t len = openmldb__api__log_entry__pack(e, payload);
+        assert_int_equal(log_writer_append(&writer, e->log_index, payload, len, &err), 0);
+        if (e->log_index % 1000 == 0) assert_int_equal(log_writer_flush(&writer, &err), 0);
+    }
+    assert_int_equal(log_writer_flush(&writer, &err), 0);
+    log_writer_close(&writer);
+    openmldb__api__log_entry__free_unpacked(e, NULL);
+}
+
+static bool count_replaying(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (r->pid == 1 && r->report->log_tail > 0) w->taken++; /* its reader is open */
+    if (r->pid == 1 && !strcmp(r->report->state, "replaying")) w->step++;
+    reply(w, call, (answer_t){.code = r->count > 0 ? -1 : 0, .msg = "not now"});
+    return true;
+}
+
+/* A hand-out is answered while another partition's long replay is under way, although there is one worker only. */
+static void long_replay_holds_up_nobody(void **state) {
+    world_t *w = *state;
+    w->config.worker_threads = 1;
+    w->config.heartbeat_ms = 10;
+    w->script = count_replaying;
+    char small[sizeof w->source];
+    memcpy(small, w->source, sizeof small);
+    long_log(w, fmt("%s/long", w->top), 400000);
+    (void)snprintf(w->source, sizeof w->source, "%s/long", w->top);
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "long", .pid = 1, .mode = 2});
+    RUN_UNTIL(w, w->step > 0);
+    memcpy(w->source, small, sizeof small);
+    add_ok(w, (hand_out_t){.token = "small", .mode = 2});
+    int replaying = w->step;
+    RUN_UNTIL(w, w->step > replaying);
+    assert_int_equal(w->taken, 0);
+    RUN_UNTIL(w, w->taken > 0);
 }
 
 static bool count_waiting(world_t *w, osync__rpc_call_t *call, const send_t *r) {
@@ -1254,6 +1349,9 @@ int main(void) {
         T(test_defect_17_unreadable_progress),
         T(original_scheduler_commits_by_answering),
         T(release_follows_the_commit),
+        T(new_files_are_linked_while_rows_wait),
+        T(new_files_are_linked_after_a_failure),
+        T(long_replay_holds_up_nobody),
         T(young_snapshot_is_let_alone),
         T(test_defect_28_broken_log_is_reported),
         T(recreated_partition_is_reported),
