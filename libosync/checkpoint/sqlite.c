@@ -351,19 +351,16 @@ static int make_folder(const char *path, osync_error_t *err) {
     return rc ? osync__err_wrap(err, err, "checkpoint %s", path) : 0;
 }
 
-/* The file's name, and its folder's, must survive a power cut as its content does. */
+/* The file's name, and the names of the folders above it, must survive a power cut as its content does. Those folders
+ * may have been made just now; one that we may not even open was not. */
 static int sync_names(const char *path, osync_error_t *err) {
-    char *dir = strdup(path);
+    char *dir = strdup(path), *slash;
     int rc = dir ? 0 : osync__err(err, OSYNC_ENOMEM, "checkpoint %s: out of memory", path);
-    for (int i = 0; i < 2 && !rc; i++) {
-        char *slash = strrchr(dir, '/');
-        if (!slash) {
-            rc = i ? 0 : osync__fsync_dir(".", err);
-            break;
-        }
+    if (!rc && !strchr(dir, '/')) rc = osync__fsync_dir(".", err);
+    for (bool own = true; !rc && (slash = strrchr(dir, '/')); own = false) {
         *slash = 0;
         rc = osync__fsync_dir(*dir ? dir : "/", err);
-        if (!*dir) break;
+        if (rc == OSYNC_EPERM && !own) rc = 0;
     }
     free(dir);
     return rc;

@@ -151,9 +151,14 @@ static void on_value(void *arg, int status, const void *value, size_t len, const
     answered(d, status, err);
 }
 
+static void store_begun(osync__delivery_t *d, int rc) {
+    osync_error_t err;
+    if (rc) answered(d, osync__err(&err, rc, "record %s: %s", d->key, osync_strerror(rc)), &err);
+}
+
 void osync__store_get(osync__delivery_t *d, osync__step next) {
     begin(d, next);
-    begun(d, d->c.store->ops->get(d->c.store, d->key, on_value, d));
+    store_begun(d, d->c.store->ops->get(d->c.store, d->key, on_value, d));
 }
 
 static void on_put(void *arg, int status, const osync_error_t *err) {
@@ -176,12 +181,12 @@ static int put(osync__delivery_t *d) {
 
 void osync__store_put(osync__delivery_t *d, osync__step next) {
     begin(d, next);
-    begun(d, put(d));
+    store_begun(d, put(d));
 }
 
 void osync__store_remove(osync__delivery_t *d, osync__step next) {
     begin(d, next);
-    begun(d, d->c.store->ops->cas(d->c.store, d->key, d->stored.data, d->stored.len, NULL, 0, on_done, d));
+    store_begun(d, d->c.store->ops->cas(d->c.store, d->key, d->stored.data, d->stored.len, NULL, 0, on_done, d));
 }
 
 static void OSYNC_PRINTF(2, 3) set_path(osync__delivery_t *d, const char *fmt, ...) {

@@ -184,12 +184,13 @@ static void work_mkdirs(op_t *op) {
             FAIL_ERRNO(op, errno, "mkdir %s", path);
             return;
         }
-        /* The last one's entry is made durable even if it was there: whoever made it may have died before its own
-         * fsync. */
-        if ((made || c == 0) && sync_parent(op, path)) {
+        /* An entry is made durable even if it was there: whoever made it may have died before its own fsync. The
+         * folders above those that are ours needn't be open to us, and are older. */
+        if (sync_parent(op, path) && (made || c == 0)) {
             now_unknown(op);
             return;
         }
+        op->status = 0;
         path[i] = c;
     }
     if (stat(path, &st)) {

@@ -233,6 +233,9 @@ static int exchange_begin(exchange_t *x, const web_sink_t *s, const char *url, b
     curl_easy_setopt(x->easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(x->easy, CURLOPT_PROXY, ""); /* whatever the environment says: a proxy may send a request twice */
     curl_easy_setopt(x->easy, CURLOPT_CONNECTTIMEOUT_MS, (long)s->connect_timeout_ms);
+    /* A name that is still being resolved when its time is over is left to its thread: joining that would stop the
+     * loop for as long as the name server is silent. */
+    curl_easy_setopt(x->easy, CURLOPT_QUICK_EXIT, 1L);
     curl_easy_setopt(x->easy, CURLOPT_WRITEFUNCTION, on_answer);
     curl_easy_setopt(x->easy, CURLOPT_WRITEDATA, x);
     curl_easy_setopt(x->easy, CURLOPT_ERRORBUFFER, x->text);
@@ -655,11 +658,11 @@ static void on_call_done(void *arg, CURL *easy, CURLcode result) {
     (void)easy;
     call_name(c, what);
     bool not_sent = result && never_sent(&c->x, result), standby = !result && is_standby(&c->x);
-    if (s->n_addresses > 1 && (not_sent || standby)) {
-        /* Nothing was done there: this and all later calls ask the next NameNode. Except a barrier: what it is to
-         * confirm was read from a NameNode that isn't the active one. */
+    if (s->n_addresses > 1 && (result || standby)) {
+        /* All later calls ask the next NameNode, and so does this one if nothing was done here. Except a barrier: what
+         * it is to confirm was read from a NameNode that isn't the active one. */
         if (c->address == s->current) s->current = (s->current + 1) % s->n_addresses;
-        if (c->tries < s->n_addresses && c->kind != BARRIER) {
+        if ((not_sent || standby) && c->tries < s->n_addresses && c->kind != BARRIER) {
             rc = call_send(c, &err);
             if (!rc) return;
             goto end;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -264,6 +265,33 @@ static void test_wrong_files(void **state) {
     assert_non_null(strstr(err.message, below));
 }
 
+/* A service's folder may lie below one that it can pass, but not read. */
+static void test_unreadable_parent(void **state) {
+    fixture_t *f = *state;
+    char above[160], own[180], path[200];
+    snprintf(above, sizeof above, "%s/above", f->dir);
+    snprintf(own, sizeof own, "%s/own", above);
+    snprintf(path, sizeof path, "%s/checkpoint.db", own);
+    assert_int_equal(mkdir(above, 0700) || mkdir(own, 0700), 0);
+    if (geteuid() == 0) assert_int_equal(chown(own, 65534, 65534), 0);
+    assert_int_equal(chmod(f->dir, 0711) || chmod(above, 0311), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        uv_loop_t loop;
+        osync_error_t err = {0};
+        osync_checkpoint_t *store;
+        if (geteuid() == 0 && (setgid(65534) || setuid(65534))) _exit(2);
+        uv_loop_init(&loop);
+        int rc = osync_sqlite_checkpoint_new(&store, &loop, path, &err);
+        if (rc) fprintf(stderr, "%s\n", err.message);
+        _exit(rc ? 1 : 0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(chmod(above, 0700), 0);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static void test_limits(void **state) {
     fixture_t *f = *state;
     result_t r = {0};
@@ -324,6 +352,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_process, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_files, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unreadable_parent, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
     };

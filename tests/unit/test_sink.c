@@ -7,7 +7,9 @@
 /* cmocka needs the four above */
 #include <arpa/inet.h>
 #include <cmocka.h>
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,6 +19,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -174,6 +177,33 @@ static void file_stages_and_publishes(void **state) {
     assert_int_equal(CALL(sink, r, barrier, in("a/gone")), OSYNC_ENOENT);
     assert_int_equal(CALL(sink, r, mkdirs, in("a/final/x")), OSYNC_ENOENT);
     assert_int_equal(CALL(sink, r, mkdirs, in("a/final")), OSYNC_EEXIST);
+    close_sink(sink);
+}
+
+/* Takes the place of libc's: remembers whether the folder `synced_path` was synced. */
+static char synced_path[256];
+static atomic_bool synced;
+
+int fsync(int fd) {
+    char link[32], path[256];
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n > 0) path[n] = 0;
+    if (n > 0 && strcmp(path, synced_path) == 0) synced = true;
+    return (int)syscall(SYS_fsync, fd);
+}
+
+/* Folders that are there already may have been made by a process that was killed before its fsync. */
+static void file_syncs_folders_it_did_not_make(void **state) {
+    (void)state;
+    osync_sink_t *sink = file_sink();
+    result_t r = {0};
+    assert_int_equal(mkdir(in("a"), 0755), 0);
+    assert_non_null(realpath(tmp, synced_path));
+    synced = false;
+    assert_int_equal(CALL(sink, r, mkdirs, in("a/b/c")), 0);
+    assert_true(synced);
+    synced_path[0] = 0;
     close_sink(sink);
 }
 
@@ -907,6 +937,33 @@ static void web_refuses_wrong_locations(void **state) {
     }
 }
 
+/* A server that ignores `noredirect`: where it leads is used just as well. */
+static void web_takes_a_redirect_of_create(void **state) {
+    (void)state;
+    server_t server, datanode;
+    char moved[256];
+    result_t r = {0};
+    osync_sink_file_t *f = NULL;
+    step_t write = {BODY, "PUT /webhdfs/v1/f%20%C3%A9%2B?op=CREATE&overwrite=false&createparent=false&delegation=t%2F ",
+                    "201 Created", ""};
+    server_start(&datanode, &write, 1);
+    (void)snprintf(moved, sizeof moved,
+                   "307 Temporary Redirect\r\nLocation: http://%s/webhdfs/v1/f%%20é+?op=CREATE&overwrite=false&"
+                   "createparent=false&delegation=t%%2F",
+                   datanode.address);
+    step_t locate = {REPLY, LOCATE_F, moved, ""};
+    server_start(&server, &locate, 1);
+    osync_sink_t *sink = web_sink(server.address, 10000);
+    assert_int_equal(CALL(sink, r, create, F, &f), 0);
+    assert_int_equal(FILE_CALL(f, r, write, "hello", 5), 0);
+    assert_int_equal(FINISH(f, r), 0);
+    assert_int_equal(datanode.body.len, 5);
+    assert_memory_equal(datanode.body.data, "hello", 5);
+    close_sink(sink);
+    server_stop(&server);
+    server_stop(&datanode);
+}
+
 /* Writes until it fails or `limit` bytes are out, then finishes; the first failure. */
 static int write_all(osync_sink_t *sink, size_t limit, result_t *r) {
     enum { CHUNK = 1 << 20 };
@@ -1034,6 +1091,77 @@ static void web_tries_the_next_namenode(void **state) {
     close_sink(sink);
 }
 
+/* A NameNode that takes requests and never answers: what it was asked stays unknown, and later calls ask the next. */
+static void web_leaves_a_silent_namenode(void **state) {
+    (void)state;
+    static const step_t first = {HANG, "RENAME", "", ""};
+    static const step_t second = {REPLY, "MKDIRS", "200 OK", "{\"boolean\":true}"};
+    server_t a, b;
+    result_t r = {0};
+    osync_sink_t *sink = NULL;
+    osync_webhdfs_config_t config;
+    char xml[512];
+    server_start(&a, &first, 1);
+    server_start(&b, &second, 1);
+    (void)snprintf(xml, sizeof xml,
+                   P("dfs.nameservices", "ns") P("dfs.ha.namenodes.ns", "a,b") P("dfs.namenode.http-address.ns.a", "%s")
+                       P("dfs.namenode.http-address.ns.b", "%s"),
+                   a.address, b.address);
+    site("hdfs-site.xml", xml);
+    osync_webhdfs_config_init(&config);
+    config.authority = "ns";
+    config.hadoop_conf_dir = tmp;
+    config.request_timeout_ms = TIMEOUT_MS;
+    assert_int_equal(osync_webhdfs_sink_new(&sink, &loop, &config, NULL), 0);
+    assert_int_equal(CALL(sink, r, rename, "/a", "/b"), OSYNC_ETIMEOUT); /* never sent to the other one */
+    assert_int_equal(CALL(sink, r, mkdirs, "/d"), 0);
+    close_sink(sink);
+    server_stop(&a);
+    server_stop(&b);
+}
+
+/* Takes the place of libc's: a name server that is away. */
+__attribute__((visibility("default"))) int getaddrinfo(const char *node, const char *service,
+                                                       const struct addrinfo *hints, struct addrinfo **out) {
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = NULL;
+    if (node && strcmp(node, "slow.test") == 0) {
+        usleep(2000000);
+        return EAI_AGAIN;
+    }
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    return real(node, service, hints, out);
+}
+
+static uint64_t last_beat, longest_gap;
+
+static void on_beat(uv_timer_t *timer) {
+    (void)timer;
+    uint64_t now = osync__mono_ms();
+    if (now - last_beat > longest_gap) longest_gap = now - last_beat;
+    last_beat = now;
+}
+
+/* The loop goes on while a host's name can't be resolved, also when the time for it is over. */
+static void web_slow_name_server_does_not_stop_the_loop(void **state) {
+    (void)state;
+    uv_timer_t beat;
+    result_t r = {0};
+    osync_sink_t *sink = NULL;
+    osync_webhdfs_config_t config;
+    osync_webhdfs_config_init(&config);
+    config.address = "slow.test:9870";
+    config.connect_timeout_ms = TIMEOUT_MS;
+    assert_int_equal(osync_webhdfs_sink_new(&sink, &loop, &config, NULL), 0);
+    uv_timer_init(&loop, &beat);
+    uv_timer_start(&beat, on_beat, 10, 10);
+    last_beat = osync__mono_ms();
+    assert_int_equal(CALL(sink, r, mkdirs, "/d"), OSYNC_ETIMEOUT);
+    on_beat(&beat);
+    uv_close((uv_handle_t *)&beat, NULL);
+    close_sink(sink);
+    assert_in_range(longest_gap, 0, 1000);
+}
+
 static void web_abort_and_close_cancel(void **state) {
     (void)state;
     static const step_t steps[] = {
@@ -1077,6 +1205,7 @@ static void web_abort_and_close_cancel(void **state) {
 int main(void) {
     static const struct CMUnitTest tests[] = {
         T(file_stages_and_publishes),
+        T(file_syncs_folders_it_did_not_make),
         T(file_fence_stops_the_old_owner),
         T(file_fence_waits_for_a_rename),
         T(file_labels),
@@ -1092,10 +1221,13 @@ int main(void) {
         T(web_lists_in_pages),
         T(web_writes),
         T(web_refuses_wrong_locations),
+        T(web_takes_a_redirect_of_create),
         T(web_write_faults),
         T(web_refusal_and_reset),
         T(web_early_201),
         T(web_tries_the_next_namenode),
+        T(web_leaves_a_silent_namenode),
+        T(web_slow_name_server_does_not_stop_the_loop),
         T(web_abort_and_close_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
