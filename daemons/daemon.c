@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -47,8 +48,17 @@ static void on_signal(uv_signal_t *h, int signum) {
     end(h->data);
 }
 
+/* Connections, files and snapshots take many descriptors; the usual soft limit of 1024 is there for select(2). */
+static void raise_file_limit(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files)) return;
+    files.rlim_cur = files.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+}
+
 static int init_loop(daemon_t *d, osync_error_t *err) {
     signal(SIGPIPE, SIG_IGN);
+    raise_file_limit();
     int rc = uv_loop_init(&d->loop);
     if (!rc) rc = uv_signal_init(&d->loop, &d->sigterm);
     if (!rc) rc = uv_signal_init(&d->loop, &d->sigint);

@@ -8,6 +8,7 @@
 #include <strings.h>
 
 #include "base/error.h"
+#include "base/sys.h"
 #include "net/json.h"
 #include "net/rpc_server.h"
 #include "osync/version.h"
@@ -162,6 +163,10 @@ void osync__http_free(osync__http_t *http) {
     osync__buf_free(&http->url);
     osync__buf_free(&http->body);
     free(http);
+}
+
+size_t osync__http_buffered(const osync__http_t *http) {
+    return http->body.cap + http->url.cap;
 }
 
 bool osync__http_partial(const osync__conn_t *conn) {
@@ -350,6 +355,10 @@ static void handle_method(osync__conn_t *conn, const osync__rpc_method_t *method
     http->body = (osync__buf_t){0};
     ProtobufCMessage *request = NULL;
     osync__rpc_call_t *call = NULL;
+    if (osync__server_crowded(conn->server, body.len)) {
+        osync__http_fail(conn, OSYNC__BRPC_ELIMIT, "Reached server's limit of requests in memory, try again later");
+        goto done;
+    }
     if (*http->content_encoding && strcasecmp(http->content_encoding, "identity") != 0 && body.len) {
         osync__buf_t plain = {0};
         int rc = strcasecmp(http->content_encoding, "gzip") == 0
@@ -381,6 +390,7 @@ static void handle_method(osync__conn_t *conn, const osync__rpc_method_t *method
     call->proto = proto;
     call->method = method;
     call->request = request;
+    osync__call_hold(call, body.len);
 done:
     osync__buf_free(&body);
     if (call) method->handle(call, config->arg);
@@ -399,6 +409,7 @@ static void handle_page(osync__conn_t *conn, const osync__rpc_page_t *page, cons
     call->data = http->body.data;
     call->attachment = http->body.data;
     call->attachment_len = http->body.len;
+    osync__call_hold(call, http->body.len);
     http->body = (osync__buf_t){0};
     page->handle(call, osync__server_config(conn->server)->arg);
 }
@@ -477,6 +488,7 @@ bool osync__http_step(osync__conn_t *conn) {
     if (why == HPE_PAUSED) {
         http_parser_pause(&http->parser, 0);
         http->any = true;
+        conn->served_ms = osync__mono_ms();
         dispatch(conn);
         return true;
     }

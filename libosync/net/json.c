@@ -13,9 +13,10 @@
 #include "base/error.h"
 
 enum {
-    MAX_NESTING = 100, /* objects and arrays within each other, as json2pb has it */
-    MAX_NAME = 128,    /* of a field, in its lowerCamelCase form */
-    LONG_NUMBER = 19,  /* digits from which an integer may not fit a signed 64-bit one */
+    MAX_NESTING = 100,    /* objects and arrays within each other, as json2pb has it */
+    MAX_VALUES = 1 << 18, /* of one document: a value costs far more memory than its two characters */
+    MAX_NAME = 128,       /* of a field, in its lowerCamelCase form */
+    LONG_NUMBER = 19,     /* digits from which an integer may not fit a signed 64-bit one */
 };
 
 /* "start_ts" to "startTs". */
@@ -542,10 +543,11 @@ static bool too_deep(const json_t *v, unsigned nesting) {
 }
 
 /* jansson refuses a document that holds an integer beyond a signed 64-bit one, where bRPC writes an uint64 so. Since a
- * string is as good as a number for those, integers of that length are put into quotes. */
+ * string is as good as a number for those, integers of that length are put into quotes. OSYNC_ETOOBIG: more values
+ * than any message has. */
 static int quote_long_integers(const char *json, size_t len, osync__buf_t *out) {
     bool in_string = false;
-    size_t done = 0;
+    size_t done = 0, values = 1;
     int rc = 0;
     for (size_t i = 0; i < len && rc == 0; i++) {
         if (in_string) {
@@ -555,6 +557,8 @@ static int quote_long_integers(const char *json, size_t len, osync__buf_t *out) 
                 in_string = false;
         } else if (json[i] == '"') {
             in_string = true;
+        } else if (json[i] == ',' || json[i] == '[' || json[i] == '{') {
+            if (++values > MAX_VALUES) return OSYNC_ETOOBIG;
         } else if (json[i] == '-' || (json[i] >= '0' && json[i] <= '9')) {
             size_t first = i + (json[i] == '-');
             size_t end = first;
@@ -586,8 +590,13 @@ int osync__json_to_message(const ProtobufCMessageDescriptor *type, const void *j
     if (!err) err = &local;
     err->code = 0;
     *out = NULL;
-    if (quote_long_integers(json, len, &text)) {
-        rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
+    rc = quote_long_integers(json, len, &text);
+    if (rc == OSYNC_ETOOBIG) {
+        rc = osync__err(err, OSYNC_EINVAL, "Invalid json: more than %d values [%s]", MAX_VALUES, type->short_name);
+        goto done;
+    }
+    if (rc) {
+        osync__err(err, rc, "out of memory");
         goto done;
     }
     root = json_loadb((const char *)text.data, text.len, JSON_ALLOW_NUL | JSON_DECODE_ANY, &why);

@@ -2,6 +2,7 @@
  * correlation id. Nothing is sent twice: a call whose connection breaks fails, and the next call makes a new
  * connection. */
 #include <inttypes.h>
+#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 enum {
     CONNECT_TIMEOUT_MS = 2000,
     KEEPALIVE_S = 60,
+    UNACKNOWLEDGED_MS = 30 * 1000,
     MAX_ENDPOINT = 300, /* a DNS name, brackets and a port fit */
     MAX_UNSENT =
         64 << 20, /* bytes waiting to be written, as bRPC's socket_max_unwritten_bytes; one request may exceed it */
@@ -372,6 +374,12 @@ static void on_connect(uv_connect_t *req, int status) {
     uv_timer_stop(&conn->timer);
     uv_tcp_nodelay(&conn->tcp, 1);
     uv_tcp_keepalive(&conn->tcp, 1, KEEPALIVE_S);
+    /* What the other machine doesn't acknowledge for so long ends the connection: the next call makes a new one instead
+     * of waiting behind it for the kernel's quarter of an hour. */
+    uv_os_fd_t fd;
+    unsigned unacknowledged = UNACKNOWLEDGED_MS;
+    if (uv_fileno((uv_handle_t *)&conn->tcp, &fd) == 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof unacknowledged);
     int rc = uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
     if (rc) conn_fail(conn, OSYNC_ECONN, "the connection to %s cannot be read: %s", conn->endpoint, uv_strerror(rc));
     DL_FOREACH_SAFE(conn->calls, call, next) {

@@ -14,7 +14,7 @@
 enum {
     READ_CHUNK = 64 << 10,
     MAX_NESTING = 100,       /* messages within messages, as protobuf's own parsers have it */
-    MAX_FIELDS = 4 << 20,    /* of one message: a field costs far more memory than its two bytes on the wire */
+    MAX_FIELDS = 1 << 18,    /* of one message: a field costs far more memory than its two bytes on the wire */
     INFLATE_STEP = 64 << 10, /* room made for inflated bytes at a time */
 };
 

@@ -1,24 +1,35 @@
 /* The listening port: its connections, telling baidu_std from HTTP by the first bytes, baidu_std requests and their
- * answers. What a request means is the handlers' business; HTTP is in http.c. */
+ * answers. What a request means is the handlers' business; HTTP is in http.c.
+ *
+ * Whoever reaches the port may send anything. Connections and their memory are bounded for all of them together; where
+ * a bound is met, the connection whose last whole request is the longest ago makes room, so that those who only hold
+ * what they have got give way to those who work. */
 #include "net/rpc_server.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <utlist.h>
 
 #include "base/error.h"
+#include "base/sys.h"
 #include "rpc_meta.pb-c.h"
 
 enum {
-    MAX_CONNECTIONS = 1024, /* more are closed as they come */
+    MAX_CONNECTIONS = 1024, /* at most, and at most half of the files that the process may open */
     MAX_CALLS = 4096,       /* open on one baidu_std connection; beyond it isn't read further */
+    AT_ONCE = 32,           /* requests of one connection that are handled before the others have their turn */
     MAX_UNSENT = 16 << 20,  /* bytes of answers that the other side doesn't read; beyond it isn't read further */
     BACKLOG = 511,          /* of listen(2) */
     GARBAGE_MS = 3000,      /* how long a connection that speaks nothing we know stays */
     PARTIAL_MS = 60 * 1000, /* without a byte in the middle of a request */
     ENDING_MS = 2000,       /* for the other side to close after its last answer */
     KEEPALIVE_S = 60,       /* finds peers that are gone without a word */
+    MAX_BODIES = 4,         /* bodies of the largest size in memory: twice as many, see max_buffered */
+    MIN_BUFFERED = 32 << 20,
+    CALL_COST = 512,      /* bytes that an open call takes beside those of its request */
+    QUIET_MS = 10 * 1000, /* between two messages about a bound that is met */
 };
 
 struct osync__rpc_server {
@@ -29,7 +40,14 @@ struct osync__rpc_server {
     unsigned handles;
     int port;
     osync__conn_t *conns;
-    unsigned n_conns;
+    unsigned n_conns; /* in the list */
+    unsigned n_open;  /* of these, not closing */
+    unsigned max_conns;
+    uint64_t max_buffered; /* each for `buffered` and for `held` */
+    uint64_t buffered;     /* bytes of requests that aren't complete and of answers that aren't sent */
+    uint64_t held;         /* bytes of requests that are being answered, also when their connection is gone */
+    uint64_t warned_ms;
+    osync__rpc_call_t *orphans; /* calls whose connection is gone */
     bool closing;
     void (*closed_cb)(void *arg);
     void *closed_arg;
@@ -38,6 +56,7 @@ struct osync__rpc_server {
 typedef struct write_req {
     uv_write_t req;
     osync__buf_t bytes;
+    uint64_t cost; /* bytes of memory */
 } write_req_t;
 
 static void pump(osync__conn_t *conn);
@@ -77,13 +96,22 @@ osync__rpc_call_t *osync__call_new(osync__conn_t *conn) {
     osync__rpc_call_t *call = calloc(1, sizeof *call);
     if (!call) return NULL;
     call->conn = conn;
+    call->server = conn->server;
     memcpy(call->peer, conn->peer, sizeof call->peer);
     DL_APPEND(conn->calls, call);
     conn->n_calls++;
+    osync__call_hold(call, CALL_COST);
     return call;
 }
 
-static void call_orphan(osync__rpc_call_t *call) {
+void osync__call_hold(osync__rpc_call_t *call, uint64_t bytes) {
+    call->held += bytes;
+    call->conn->held += bytes;
+    call->server->held += bytes;
+}
+
+/* Takes it off its connection. */
+static void call_detach(osync__rpc_call_t *call) {
     osync__conn_t *conn = call->conn;
     DL_DELETE(conn->calls, call);
     conn->n_calls--;
@@ -93,12 +121,15 @@ static void call_orphan(osync__rpc_call_t *call) {
 
 void osync__call_end(osync__rpc_call_t *call) {
     osync__conn_t *conn = call->conn;
+    if (call->server) call->server->held -= call->held;
     if (conn) {
-        call_orphan(call);
+        call_detach(call);
         if (!conn->reading && !conn->pumping && conn->state != OSYNC__CONN_CLOSING) {
             conn->wants_pump = true;
             uv_async_send(&conn->server->kick);
         }
+    } else if (call->server) {
+        DL_DELETE(call->server->orphans, call);
     }
     if (call->request) protobuf_c_message_free_unpacked(call->request, NULL);
     free(call->data);
@@ -196,6 +227,12 @@ static void handle_frame(osync__conn_t *conn, osync__frame_t *frame) {
     method = osync__server_find(server, meta->request ? meta->request->service_name : "",
                                 meta->request ? meta->request->method_name : "", &code, text, sizeof text);
     if (!method) goto failed;
+    uint64_t held = OSYNC__FRAME_HEAD + (uint64_t)frame->meta_len + frame->payload_len;
+    if (osync__server_crowded(server, held)) {
+        code = OSYNC__BRPC_ELIMIT;
+        (void)snprintf(text, sizeof text, "Reached server's limit of requests in memory, try again later");
+        goto failed;
+    }
 
     size_t attachment_len = 0;
     if (meta->has_attachment_size) {
@@ -237,8 +274,7 @@ static void handle_frame(osync__conn_t *conn, osync__frame_t *frame) {
         call->attachment = message + message_len;
         call->attachment_len = attachment_len;
     }
-    call->held = OSYNC__FRAME_HEAD + (uint64_t)frame->meta_len + frame->payload_len;
-    conn->held += call->held;
+    osync__call_hold(call, held);
     goto done;
 failed:
     send_response(conn, correlation_id, code, text, NULL);
@@ -248,6 +284,58 @@ done:
     free(frame->data);
     /* The last thing, since the handler may answer and so free the call. */
     if (call) method->handle(call, server->config.arg);
+}
+
+/* ---- bounds ---- */
+
+static bool worth_a_warning(osync__rpc_server_t *server) {
+    uint64_t now = osync__mono_ms();
+    if (server->warned_ms && now - server->warned_ms < QUIET_MS) return false;
+    server->warned_ms = now;
+    return true;
+}
+
+bool osync__server_crowded(osync__rpc_server_t *server, uint64_t more) {
+    if (server->held == 0 || server->held + more <= server->max_buffered) return false;
+    if (worth_a_warning(server))
+        osync__log(OSYNC_LOG_WARN, "port %d: %llu bytes of requests are being worked on: a new one is refused",
+                   server->port, (unsigned long long)server->held);
+    return true;
+}
+
+/* The one to make room: one that never sent a whole request, else the one that did so the longest ago. Where memory is
+ * short it isn't one with much less than an even share of it, else one that waits for an answer is no candidate. */
+static osync__conn_t *stalest(const osync__rpc_server_t *server, bool memory) {
+    osync__conn_t *conn, *found = NULL;
+    uint64_t share = server->n_open ? server->buffered / server->n_open / 2 : 0;
+    DL_FOREACH(server->conns, conn) { /* the oldest first */
+        if (conn->state == OSYNC__CONN_CLOSING || (memory ? conn->buffered <= share : conn->n_calls > 0)) continue;
+        if (!found || conn->served_ms < found->served_ms) found = conn;
+    }
+    return found;
+}
+
+/* Counts what a connection has in memory, and makes room if all have too much. May close any connection. */
+static void account(osync__conn_t *conn) {
+    osync__rpc_server_t *server = conn->server;
+    if (conn->state == OSYNC__CONN_CLOSING) return;
+    uint64_t now = conn->frames.in.cap + conn->unsent;
+    if (conn->http) now += osync__http_buffered(conn->http);
+    server->buffered += now - conn->buffered;
+    conn->buffered = now;
+    while (server->buffered > server->max_buffered) {
+        osync__conn_t *victim = stalest(server, true);
+        if (!victim) return;
+        if (worth_a_warning(server))
+            osync__log(OSYNC_LOG_WARN, "port %d: connections hold %llu bytes: the one of %s, with %llu, is closed",
+                       server->port, (unsigned long long)server->buffered, victim->peer,
+                       (unsigned long long)victim->buffered);
+        osync__conn_close(victim);
+        if (victim == conn || victim->pumping) return; /* its buffers are in use */
+        osync__frames_free(&victim->frames);
+        osync__http_free(victim->http);
+        victim->http = NULL;
+    }
 }
 
 /* ---- connections ---- */
@@ -275,7 +363,14 @@ static void on_conn_handle_closed(uv_handle_t *handle) {
 void osync__conn_close(osync__conn_t *conn) {
     if (conn->state == OSYNC__CONN_CLOSING) return;
     conn->state = OSYNC__CONN_CLOSING;
-    while (conn->calls) call_orphan(conn->calls);
+    conn->server->n_open--;
+    conn->server->buffered -= conn->buffered;
+    conn->buffered = 0;
+    while (conn->calls) {
+        osync__rpc_call_t *call = conn->calls;
+        call_detach(call);
+        DL_APPEND(conn->server->orphans, call);
+    }
     uv_close((uv_handle_t *)&conn->tcp, on_conn_handle_closed);
     uv_close((uv_handle_t *)&conn->timer, on_conn_handle_closed);
 }
@@ -314,6 +409,7 @@ void osync__conn_end(osync__conn_t *conn) {
 static void on_write(uv_write_t *req, int status) {
     write_req_t *w = (write_req_t *)req;
     osync__conn_t *conn = req->data;
+    conn->unsent -= w->cost;
     osync__buf_free(&w->bytes);
     free(w);
     if (conn->state == OSYNC__CONN_CLOSING) return;
@@ -341,13 +437,17 @@ void osync__conn_write(osync__conn_t *conn, osync__buf_t *bytes) {
     }
     w->req.data = conn;
     w->bytes = *bytes;
+    w->cost = sizeof *w + w->bytes.cap;
+    conn->unsent += w->cost;
     *bytes = (osync__buf_t){0};
     uv_buf_t rest = uv_buf_init((char *)w->bytes.data + sent, (unsigned)(w->bytes.len - sent));
     if (uv_write(&w->req, stream, &rest, 1, on_write)) {
+        conn->unsent -= w->cost;
         osync__buf_free(&w->bytes);
         free(w);
         osync__conn_close(conn);
     }
+    account(conn);
 done:
     osync__buf_free(bytes);
 }
@@ -355,8 +455,7 @@ done:
 static bool full(const osync__conn_t *conn) {
     /* HTTP/1.1 answers come in the order of their requests: one at a time is simplest. */
     unsigned max_calls = conn->protocol == OSYNC__CONN_HTTP ? 1 : MAX_CALLS;
-    return conn->n_calls >= max_calls || conn->held > conn->server->config.max_body_size ||
-           uv_stream_get_write_queue_size((const uv_stream_t *)&conn->tcp) > MAX_UNSENT;
+    return conn->n_calls >= max_calls || conn->held > conn->server->config.max_body_size || conn->unsent > MAX_UNSENT;
 }
 
 /* True once the protocol is known. */
@@ -400,6 +499,7 @@ static bool step(osync__conn_t *conn) {
         osync__conn_close(conn);
         return false;
     }
+    conn->served_ms = osync__mono_ms();
     handle_frame(conn, &frame);
     return true;
 }
@@ -432,13 +532,18 @@ static void pump(osync__conn_t *conn) {
     if (conn->pumping) return;
     conn->pumping = true;
     conn->wants_pump = false;
-    while (conn->state == OSYNC__CONN_OPEN && !full(conn) && step(conn)) {
+    unsigned n = 0;
+    while (conn->state == OSYNC__CONN_OPEN && !full(conn) && n < AT_ONCE && step(conn)) n++;
+    if (n == AT_ONCE) { /* the others' turn */
+        conn->wants_pump = true;
+        uv_async_send(&conn->server->kick);
     }
     conn->pumping = false;
+    account(conn);
     if (conn->state == OSYNC__CONN_CLOSING) return;
 
     /* Garbage is read on, into nothing, only to see the other side's close. */
-    bool read = conn->state != OSYNC__CONN_OPEN || !full(conn);
+    bool read = conn->state != OSYNC__CONN_OPEN || (!full(conn) && !conn->wants_pump);
     if (read && !conn->reading && uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read)) {
         osync__conn_close(conn);
         return;
@@ -494,13 +599,17 @@ static void on_connection(uv_stream_t *stream, int status) {
     conn->handles = 2;
     DL_APPEND(server->conns, conn);
     server->n_conns++;
+    server->n_open++;
     struct sockaddr_storage addr = {0};
     int len = sizeof addr;
     if (uv_accept(stream, (uv_stream_t *)&conn->tcp)) goto refuse;
-    if (server->n_conns > MAX_CONNECTIONS) {
-        osync__log(OSYNC_LOG_WARN, "port %d has its %d connections: a new one is closed", server->port,
-                   MAX_CONNECTIONS);
-        goto refuse;
+    if (server->n_open > server->max_conns) {
+        osync__conn_t *victim = stalest(server, false);
+        if (worth_a_warning(server))
+            osync__log(OSYNC_LOG_WARN, "port %d has its %u connections: the stalest is closed for a new one",
+                       server->port, server->max_conns);
+        osync__conn_close(victim); /* at worst the new one itself */
+        if (victim == conn) return;
     }
     if (uv_tcp_getpeername(&conn->tcp, (struct sockaddr *)&addr, &len)) goto refuse;
     name_of(&addr, conn->peer, sizeof conn->peer);
@@ -531,6 +640,12 @@ int osync__rpc_server_new(uv_loop_t *loop, const osync__rpc_server_config_t *con
     server->config.host = NULL; /* not borrowed */
     if (server->config.max_body_size == 0) server->config.max_body_size = OSYNC__RPC_DEFAULT_MAX_BODY;
     server->loop = loop;
+    server->max_buffered = MAX_BODIES * server->config.max_body_size;
+    if (server->max_buffered < MIN_BUFFERED) server->max_buffered = MIN_BUFFERED;
+    struct rlimit files = {0};
+    server->max_conns = MAX_CONNECTIONS;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 2 < MAX_CONNECTIONS)
+        server->max_conns = (unsigned)(files.rlim_cur / 2);
 
     char port[16];
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
@@ -579,6 +694,11 @@ void osync__rpc_server_close(osync__rpc_server_t *server, void (*cb)(void *arg),
     server->closed_cb = cb;
     server->closed_arg = arg;
     DL_FOREACH(server->conns, conn) osync__conn_close(conn);
+    while (server->orphans) { /* they may outlive the server */
+        osync__rpc_call_t *call = server->orphans;
+        DL_DELETE(server->orphans, call);
+        call->server = NULL;
+    }
     uv_close((uv_handle_t *)&server->listener, on_server_handle_closed);
     uv_close((uv_handle_t *)&server->kick, on_server_handle_closed);
 }

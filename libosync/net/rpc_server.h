@@ -32,7 +32,10 @@ typedef struct osync__conn {
     osync__http_t *http;      /* only for HTTP */
     osync__rpc_call_t *calls; /* given to handlers, not answered yet */
     unsigned n_calls;
-    uint64_t held; /* bytes of the requests of those calls */
+    uint64_t held;      /* bytes of the requests of those calls */
+    uint64_t unsent;    /* memory of answers that the socket hasn't taken */
+    uint64_t buffered;  /* bytes that were read and not handled, or written and not sent, as the server has counted */
+    uint64_t served_ms; /* when the last whole request came; 0: none has */
     bool pumping;
     bool reading;
     bool wants_pump;
@@ -40,6 +43,7 @@ typedef struct osync__conn {
 } osync__conn_t;
 
 struct osync__rpc_call {
+    osync__rpc_server_t *server;       /* NULL once it is closed */
     osync__conn_t *conn;               /* NULL once the connection is gone */
     const osync__rpc_method_t *method; /* NULL for a page */
     ProtobufCMessage *request;
@@ -64,6 +68,10 @@ const osync__rpc_method_t *osync__server_find(const osync__rpc_server_t *server,
 const char *osync__short_service(const char *service);
 /* An open call on `conn`; NULL without memory. */
 osync__rpc_call_t *osync__call_new(osync__conn_t *conn);
+/* The call keeps so many bytes of its request in memory. */
+void osync__call_hold(osync__rpc_call_t *call, uint64_t bytes);
+/* True if a request of so many bytes can't be worked on now. */
+bool osync__server_crowded(osync__rpc_server_t *server, uint64_t more);
 /* Takes the call off its connection and frees it. */
 void osync__call_end(osync__rpc_call_t *call);
 /* Sends and frees the buffer. */
@@ -77,6 +85,8 @@ int osync__http_new(osync__conn_t *conn);
 void osync__http_free(osync__http_t *http);
 /* Handles bytes of conn->frames. True: there may be more to do with what is there. */
 bool osync__http_step(osync__conn_t *conn);
+/* Bytes of the request that is being read. */
+size_t osync__http_buffered(const osync__http_t *http);
 /* True in the middle of a request. */
 bool osync__http_partial(const osync__conn_t *conn);
 void osync__http_reply(osync__rpc_call_t *call, const ProtobufCMessage *response);

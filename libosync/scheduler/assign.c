@@ -108,7 +108,7 @@ static void choose(place_t *p) {
             continue;
         }
         loads[best]++;
-        if (osync__sched_set(&sub->collector, p->collectors[best]) ||
+        if (osync__sched_set(&sub->place_collector, p->collectors[best]) ||
             osync__sched_set(&sub->place_tablet, want->leader))
             sub->place_away = true;
     }
@@ -354,8 +354,12 @@ static void handed_out(osync__sub_t *sub, const char *error) {
         return;
     }
     sub->seen_ms = osync__wall_ms();
-    if (sub->status != OSYNC__SCHEDULER__STATUS__SUCCESS && !sub->heard)
-        osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__RUNNING, OSYNC__SCHEDULER__CAUSE__NOTHING, NULL);
+    if (sub->status != OSYNC__SCHEDULER__STATUS__SUCCESS && !sub->heard) {
+        char text[1200];
+        snprintf(text, sizeof text, "handed to collector %s, which hasn't sent anything to %s yet", sub->collector,
+                 sub->des_endpoint);
+        osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__RUNNING, OSYNC__SCHEDULER__CAUSE__NOTHING, text);
+    }
 }
 
 static void on_added(void *arg, int status, const ProtobufCMessage *response, const osync_error_t *err) {
@@ -461,7 +465,7 @@ void osync__sched_hand_out(osync__sub_t *sub) {
     osync_error_t err = {0};
     if (sub->handout != OSYNC__HANDOUT_NONE || sub->work) return;
     if (endpoint_of(t->s, endpoint, &err) || osync__sched_set(&sub->des_endpoint, endpoint) ||
-        osync__sched_set(&sub->tablet, sub->place_tablet)) {
+        osync__sched_set(&sub->tablet, sub->place_tablet) || osync__sched_set(&sub->collector, sub->place_collector)) {
         const char *why = err.code ? err.message : "out of memory";
         if (t->state == OSYNC__TASK_CREATING)
             osync__sched_create_handed_out(sub, why);
@@ -517,9 +521,11 @@ void osync__sched_reassign(osync__task_t *task) {
         bool again = sub->cause == OSYNC__SCHEDULER__CAUSE__ASSIGNMENT;
         if (!again && !osync__sched_silent(sub, now)) continue;
         if (sub->status == OSYNC__SCHEDULER__STATUS__INIT || sub->status == OSYNC__SCHEDULER__STATUS__RUNNING) {
-            char text[600];
-            snprintf(text, sizeof text, "collector %s was silent for %" PRIu64 " ms",
-                     sub->collector ? sub->collector : "(none)", now - sub->seen_mono);
+            char text[1200];
+            snprintf(text, sizeof text, "collector %s was silent for %" PRIu64 " ms%s%s",
+                     sub->collector ? sub->collector : "(none)", now - sub->seen_mono,
+                     sub->heard || !sub->des_endpoint ? "" : "; can it reach this scheduler at ",
+                     sub->heard || !sub->des_endpoint ? "" : sub->des_endpoint);
             osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__REASSIGNING, OSYNC__SCHEDULER__CAUSE__NOTHING, text);
         }
         if (!again) osync__sched_set(&sub->failed_collector, sub->collector);

@@ -35,9 +35,12 @@ enum {
     OSYNC__MAX_TASKS = 10000,
     OSYNC__MAX_SUBTASKS = 100000,      /* of all tasks together */
     OSYNC__MAX_CREATES = 64,           /* CreateSyncTask requests at once */
+    OSYNC__MAX_DELETES = 64,           /* DeleteSyncTask and clear_all requests at once */
+    OSYNC__MAX_NAME = 1024,            /* bytes of a database's or a table's name */
     OSYNC__MAX_ADDS = 64,              /* AddSyncTask calls at once */
     OSYNC__MAX_IDLE_CSV = 4,           /* encoders kept for a table */
     OSYNC__CREATE_DEADLINE_MS = 60000, /* for the destination of a new task to become ready */
+    OSYNC__REMOVE_ANSWER_MS = 20000,   /* who waits for the end of a task is told by then that it isn't there yet */
 };
 /* Bytes of attachments that are being encoded and written at once, and that may wait for their turn; beyond that the
  * answer is "busy". */
@@ -130,7 +133,7 @@ struct osync__sub {
     uint64_t seen_mono, seen_ms; /* last sign of life */
     char *failed_collector;      /* the one that could not take it last time */
     bool placing;                /* osync__sched_place is to find a place for it */
-    char *place_tablet;
+    char *place_tablet, *place_collector;
     char *place_error; /* why there is none */
     bool place_away;
 
@@ -143,9 +146,14 @@ struct osync__sub {
 
 typedef enum osync__task_state { OSYNC__TASK_CREATING, OSYNC__TASK_ACTIVE, OSYNC__TASK_REMOVING } osync__task_state_t;
 
+/* `pending` NULL: nothing of the task is left but its committed files. Else it says what keeps the removal, which goes
+ * on by itself. */
+typedef void (*osync__removed_cb)(void *arg, const char *pending);
+
 typedef struct osync__waiter {
-    void (*cb)(void *arg);
+    osync__removed_cb cb;
     void *arg;
+    uint64_t deadline;
     struct osync__waiter *next;
 } osync__waiter_t;
 
@@ -198,7 +206,7 @@ struct osync_scheduler {
     bool tick_open;
 
     osync__task_t *tasks;
-    size_t n_subs, n_creates;
+    size_t n_subs, n_creates, n_deletes;
     bool loading, loaded;
     char load_error[512];
     uint64_t checked_mono, started_mono;
@@ -207,6 +215,7 @@ struct osync_scheduler {
     bool queue_going;
     size_t work_bytes, waiting_bytes;
     size_t max_work_bytes, max_waiting_bytes;
+    uint32_t remove_answer_ms;
     osync__sub_t *calls; /* waits for `calling` to fall */
     size_t calling;
 
@@ -239,9 +248,10 @@ void osync__sched_task_free(osync__task_t *task);
 osync__sub_t *osync__sched_task_sub(osync__task_t *task, uint32_t pid);
 void osync__sched_task_hold(osync__task_t *task);
 void osync__sched_task_drop(osync__task_t *task); /* may end in freeing the task */
-/* Ends a task for good; `cb` (may be NULL) when nothing of it is left but its committed files. */
-void osync__sched_task_remove(osync__task_t *task, const char *why, void (*cb)(void *arg), void *arg);
-void osync__sched_task_step(osync__task_t *task); /* goes on with a removal, if there is one; may free the task */
+/* Ends a task for good; `cb` (may be NULL) when that is done, or when it takes too long to be waited for. */
+void osync__sched_task_remove(osync__task_t *task, const char *why, osync__removed_cb cb, void *arg);
+void osync__sched_remove_tick(osync__task_t *task); /* tells those who have waited long enough */
+void osync__sched_task_step(osync__task_t *task);   /* goes on with a removal, if there is one; may free the task */
 void osync__sched_task_closing(osync__task_t *task);
 void osync__sched_create_tick(osync__task_t *task);
 void osync__sched_create_handed_out(osync__sub_t *sub, const char *error); /* error NULL: accepted */
@@ -250,7 +260,7 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg);
 
 /* assign.c */
 typedef void (*osync__place_cb)(osync__task_t *task, int status, const osync_error_t *err);
-/* Finds leader and collector for the subtasks that have `placing` set: they get place_tablet and collector, or
+/* Finds leader and collector for the subtasks that have `placing` set: they get place_tablet and place_collector, or
  * place_error. `info` is the table's newest TableInfo, or NULL to fetch it. status: 0, OSYNC_ENOENT (no such table), or
  * the catalog can't be asked now. */
 int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync__place_cb cb);

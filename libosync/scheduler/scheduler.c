@@ -10,7 +10,10 @@
 #include "base/sys.h"
 #include "scheduler/internal.h"
 
-enum { TICK_MS = 1000 };
+enum {
+    TICK_MS = 1000,
+    CLOSE_GRACE_MS = 2000, /* for the sinks' calls under way to end by themselves */
+};
 
 static const osync__rpc_method_t methods[] = {
     {"openmldb.datasync.SyncTool", "CreateSyncTask", &openmldb__datasync__create_sync_task_request__descriptor,
@@ -271,7 +274,8 @@ static void on_tick(uv_timer_t *timer) {
         osync__sched_record_retry(&t->record);
         for (size_t i = 0; i < t->n_subs; i++) osync__sched_record_retry(&t->subs[i].record);
         osync__sched_create_tick(t);
-        if (t->state == OSYNC__TASK_REMOVING && t->record.exists && !t->record.removing) attach(t);
+        osync__sched_remove_tick(t);
+        if (t->state == OSYNC__TASK_REMOVING && check && t->record.exists && !t->record.removing) attach(t);
         if (t->state == OSYNC__TASK_ACTIVE && check) {
             attach(t);
             if (all_success(t))
@@ -331,6 +335,7 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
     s->roll_bytes = c->roll_bytes;
     s->max_work_bytes = OSYNC__MAX_WORK_BYTES;
     s->max_waiting_bytes = OSYNC__MAX_WAITING_BYTES;
+    s->remove_answer_ms = OSYNC__REMOVE_ANSWER_MS;
     snprintf(s->load_error, sizeof s->load_error, "the scheduler is starting: its stored tasks are being read");
     if (osync__buf_printf(&path, "%s/checkpoint.db", c->state_dir) || osync__buf_append(&path, "", 1) ||
         osync__sched_set(&s->store_path, (const char *)path.data) ||
@@ -420,13 +425,17 @@ static void on_delivery_closed(void *arg) {
     osync__sched_task_drop(sub->task);
 }
 
+/* A destination that doesn't answer is not waited for: what a canceled call has done or not is the next run's to find
+ * out, as after a kill. */
+static void on_grace(uv_timer_t *timer) {
+    osync_scheduler_t *s = timer->data;
+    osync__sinks_cancel(s->sinks);
+}
+
 /* Everything that could still call back into tasks ends; what waits is told. */
 static void close_outside(osync_scheduler_t *s) {
     osync__task_t *t, *next;
-    if (s->tick_open) {
-        osync__sched_hold(s);
-        uv_close((uv_handle_t *)&s->tick, on_tick_closed);
-    }
+    if (s->tick_open) uv_timer_start(&s->tick, on_grace, CLOSE_GRACE_MS, 0);
     if (s->server) {
         osync__sched_hold(s);
         osync__rpc_server_close(s->server, on_part_closed, s);
@@ -457,6 +466,10 @@ static void next_step(osync_scheduler_t *s) {
     s->holds = 1; /* until the step is over */
     switch (s->closing++) {
     case 1:
+        if (s->tick_open) {
+            osync__sched_hold(s);
+            uv_close((uv_handle_t *)&s->tick, on_tick_closed);
+        }
         if (s->hosts) {
             osync__sched_hold(s);
             osync__hosts_close(s->hosts, on_part_closed, s);

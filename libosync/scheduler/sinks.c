@@ -242,15 +242,23 @@ static void on_sink_closed(void *arg) {
     end_if_idle(s);
 }
 
+static void close_entry(osync__sinks_t *s, entry_t *e) {
+    LL_DELETE(s->entries, e);
+    s->closing_sinks++;
+    e->sink->ops->close(e->sink, on_sink_closed, e);
+}
+
 void osync__sinks_put(osync__sinks_t *s, osync_sink_t *sink) {
     entry_t *e;
     LL_FOREACH(s->entries, e) {
         if (e->sink == sink) break;
     }
-    if (!e || --e->users > 0) return;
-    LL_DELETE(s->entries, e);
-    s->closing_sinks++;
-    e->sink->ops->close(e->sink, on_sink_closed, e);
+    if (!e || --e->users > 0) return; /* it may have been canceled */
+    close_entry(s, e);
+}
+
+void osync__sinks_cancel(osync__sinks_t *s) {
+    while (s->entries) close_entry(s, s->entries);
 }
 
 void osync__sinks_close(osync__sinks_t *s, void (*cb)(void *arg), void *arg) {

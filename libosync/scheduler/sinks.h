@@ -27,7 +27,10 @@ int osync__dest_resolve(osync__sinks_t *sinks, const char *dest, char **target, 
 int osync__sinks_get(osync__sinks_t *sinks, const char *target, osync_sink_t **out, const char **path,
                      osync_error_t *err);
 void osync__sinks_put(osync__sinks_t *sinks, osync_sink_t *sink);
-/* Every sink must have been put. `cb` may come from inside the call. */
+/* Closes every sink, whoever still has it: what is under way there ends with OSYNC_ECANCELED. Giving it back afterwards
+ * is fine. */
+void osync__sinks_cancel(osync__sinks_t *sinks);
+/* Every sink must have been put, or canceled. `cb` may come from inside the call. */
 void osync__sinks_close(osync__sinks_t *sinks, void (*cb)(void *arg), void *arg);
 
 #endif

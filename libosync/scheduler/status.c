@@ -15,6 +15,7 @@ typedef struct clear {
     osync_scheduler_t *s;
     osync__rpc_call_t *call;
     size_t waiting_for;
+    bool pending; /* not everything is gone yet */
 } clear_t;
 
 static void reply_code(osync__rpc_call_t *call, int code, char *msg) {
@@ -27,32 +28,36 @@ static void reply_code(osync__rpc_call_t *call, int code, char *msg) {
     osync__rpc_reply(call, &r.base);
 }
 
-static void on_cleared(void *arg) {
+static void on_cleared(void *arg, const char *pending) {
     clear_t *c = arg;
+    char text[] = "no more rows are taken, and the removal of all tasks goes on by itself, but it isn't done yet";
+    c->pending = c->pending || pending;
     if (--c->waiting_for > 0) return;
     osync_scheduler_t *s = c->s;
-    reply_code(c->call, 0, NULL);
+    reply_code(c->call, c->pending ? -1 : 0, c->pending ? text : NULL);
+    s->n_deletes--;
     free(c);
     osync__sched_drop(s);
 }
 
 static void clear_all(osync_scheduler_t *s, osync__rpc_call_t *call) {
-    clear_t *c = calloc(1, sizeof *c);
+    clear_t *c = s->n_deletes < OSYNC__MAX_DELETES ? calloc(1, sizeof *c) : NULL;
     if (!c) {
-        char text[] = "out of memory";
+        char text[] = "too many requests to delete at once, try again";
         reply_code(call, -1, text);
         return;
     }
     c->s = s;
     c->call = call;
     c->waiting_for = 1;
+    s->n_deletes++;
     osync__sched_hold(s);
     osync__task_t *t, *next;
     HASH_ITER(hh, s->tasks, t, next) {
         c->waiting_for++;
         osync__sched_task_remove(t, "clear_all", on_cleared, c);
     }
-    on_cleared(c);
+    on_cleared(c, NULL);
 }
 
 /* The memory of one entry of the answer. */

@@ -212,6 +212,7 @@ void osync__sched_task_free(osync__task_t *t) {
         free(sub->reason);
         free(sub->failed_collector);
         free(sub->place_tablet);
+        free(sub->place_collector);
         free(sub->place_error);
     }
     if (t->sink) osync__sinks_put(t->s->sinks, t->sink);
@@ -279,7 +280,7 @@ static void end_of_removal(osync__task_t *t) {
     osync__log(OSYNC_LOG_INFO, "task %s.%s tid %u: removed", t->db, t->name, t->tid);
     osync__sched_task_free(t);
     LL_FOREACH_SAFE(waiters, w, next) {
-        w->cb(w->arg);
+        w->cb(w->arg, NULL);
         free(w);
     }
 }
@@ -316,20 +317,34 @@ void osync__sched_task_step(osync__task_t *t) {
     if (ended && t->holds == 0 && t->record.removing && !t->record.exists && osync__sched_record_idle(&t->record))
         end_of_removal(t);
 }
-static void on_create_taken_back(void *arg);
 
-static void add_waiter(osync__task_t *t, void (*cb)(void *arg), void *arg) {
+static void on_create_taken_back(void *arg, const char *pending);
+
+static void add_waiter(osync__task_t *t, osync__removed_cb cb, void *arg) {
     osync__waiter_t *w = calloc(1, sizeof *w);
-    if (!w) { /* told too early rather than never */
-        cb(arg);
+    if (!w) {
+        cb(arg, "out of memory");
         return;
     }
     w->cb = cb;
     w->arg = arg;
+    w->deadline = osync__mono_ms() + t->s->remove_answer_ms;
     LL_APPEND(t->waiters, w);
 }
 
-void osync__sched_task_remove(osync__task_t *t, const char *why, void (*cb)(void *arg), void *arg) {
+void osync__sched_remove_tick(osync__task_t *t) {
+    uint64_t now = osync__mono_ms();
+    while (t->waiters && t->waiters->deadline <= now) { /* the first one's is the earliest */
+        osync__waiter_t *w = t->waiters;
+        LL_DELETE(t->waiters, w);
+        w->cb(w->arg, osync__sched_record_idle(&t->record)
+                          ? "what is left of it below _osync of its destination can't be removed yet, see the log"
+                          : "the checkpoint can't be written, see the log");
+        free(w);
+    }
+}
+
+void osync__sched_task_remove(osync__task_t *t, const char *why, osync__removed_cb cb, void *arg) {
     if (cb) add_waiter(t, cb, arg);
     if (t->state == OSYNC__TASK_REMOVING) return;
     osync__log(OSYNC_LOG_INFO, "task %s.%s tid %u: ends: %s", t->db, t->name, t->tid, why);
@@ -378,13 +393,13 @@ static void create_reply(struct create *c, int code, const char *msg) {
     c->call = NULL;
 }
 
-/* Nothing of it is stored or under way. */
+/* Without waiting for anything. */
 static void create_refuse(struct create *c, const char *msg) {
     create_reply(c, -1, msg);
     create_free(c);
 }
 
-static void on_create_taken_back(void *arg) {
+static void on_create_taken_back(void *arg, const char *pending) {
     struct create *c = arg;
     create_reply(c, -1, c->error ? c->error : "out of memory");
     create_free(c);
@@ -418,7 +433,7 @@ void osync__sched_task_closing(osync__task_t *t) {
     while (t->waiters) {
         osync__waiter_t *w = t->waiters;
         LL_DELETE(t->waiters, w);
-        w->cb(w->arg);
+        w->cb(w->arg, "the scheduler is stopping");
         free(w);
     }
 }
@@ -438,9 +453,9 @@ void osync__sched_create_tick(osync__task_t *task) {
     osync__buf_printf(&b, "java.lang.IllegalStateException: create hdfs tunnel failed: %s",
                       why ? why : "the partitions could not be handed out in time");
     /* A destination that doesn't answer would keep the caller waiting for the removal as well. */
-    create_reply(c, -1, b.data ? (const char *)b.data : "out of memory");
+    create_refuse(c, b.data ? (const char *)b.data : "out of memory");
     osync__buf_free(&b);
-    create_fail(c, "timed out");
+    osync__sched_task_remove(task, "it could not be created in time", NULL, NULL);
 }
 
 static void create_stored(osync__task_t *task) {
@@ -596,6 +611,12 @@ done:
     if (refusal) create_refuse(c, refusal);
 }
 
+static const char too_long[] = "the names of the database and of the table must have at most 1024 bytes";
+
+static bool name_is_short(const char *name) {
+    return !name || strlen(name) <= OSYNC__MAX_NAME;
+}
+
 void osync__sched_on_create(osync__rpc_call_t *call, void *arg) {
     osync_scheduler_t *s = arg;
     const Openmldb__Datasync__CreateSyncTaskRequest *r =
@@ -606,6 +627,10 @@ void osync__sched_on_create(osync__rpc_call_t *call, void *arg) {
     }
     if (s->n_creates >= OSYNC__MAX_CREATES) {
         osync__sched_reply_general(call, -1, "too many CreateSyncTask requests at once, try again");
+        return;
+    }
+    if (!name_is_short(r->db) || !name_is_short(r->name)) {
+        osync__sched_reply_general(call, -1, too_long);
         return;
     }
     struct create *c = calloc(1, sizeof *c);
@@ -636,21 +661,33 @@ typedef struct delete {
     osync__rpc_call_t *call;
     char *db, *name;
     size_t waiting_for;
+    char *pending; /* why it isn't done */
 }
 delete_t;
 
 static void delete_end(delete_t *d, int code, const char *msg) {
     osync_scheduler_t *s = d->s;
     osync__sched_reply_general(d->call, code, msg);
+    s->n_deletes--;
     free(d->db);
     free(d->name);
+    free(d->pending);
     free(d);
     osync__sched_drop(s);
 }
 
-static void on_deleted(void *arg) {
+static void on_deleted(void *arg, const char *pending) {
     delete_t *d = arg;
-    if (--d->waiting_for == 0) delete_end(d, 0, NULL);
+    osync_error_t own;
+    if (pending && !d->pending) osync__sched_set(&d->pending, pending);
+    if (--d->waiting_for > 0) return;
+    if (d->pending)
+        osync__err(
+            &own, OSYNC_EAGAIN,
+            "%s.%s: no more rows are taken, and the removal of its sync task goes on by itself, but it isn't done "
+            "yet: %s",
+            d->db, d->name, d->pending);
+    delete_end(d, d->pending ? -1 : 0, d->pending ? own.message : NULL);
 }
 
 static void on_delete_table(void *arg, int status, const void *data, size_t len, const osync_error_t *err) {
@@ -677,6 +714,14 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
         osync__sched_reply_general(call, -1, s->load_error);
         return;
     }
+    if (!name_is_short(r->db) || !name_is_short(r->name)) {
+        osync__sched_reply_general(call, -1, too_long);
+        return;
+    }
+    if (s->n_deletes >= OSYNC__MAX_DELETES) {
+        osync__sched_reply_general(call, -1, "too many DeleteSyncTask requests at once, try again");
+        return;
+    }
     delete_t *d = calloc(1, sizeof *d);
     if (!d || osync__sched_set(&d->db, r->db ? r->db : "") || osync__sched_set(&d->name, r->name ? r->name : "")) {
         if (d) free(d->db);
@@ -686,6 +731,7 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
     }
     d->s = s;
     d->call = call;
+    s->n_deletes++;
     osync__sched_hold(s);
     /* Our own tasks first: a dropped table's task can be deleted. A table that was made again has another tid. */
     d->waiting_for = 1;
@@ -698,7 +744,7 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
         osync__sched_task_remove(t, "DeleteSyncTask", on_deleted, d);
     }
     if (found) {
-        on_deleted(d);
+        on_deleted(d, NULL);
         return;
     }
     int rc = s->catalog->ops->find(s->catalog, d->db, d->name, on_delete_table, d);

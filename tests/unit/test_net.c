@@ -670,14 +670,57 @@ static void connections_are_limited(void **state) {
     for (int i = 0; i < N; i++) {
         peer_connect(&p[i], &f.loop, f.port);
         uv_run(&f.loop, UV_RUN_NOWAIT);
+        if (i > 0) continue;
+        peer_send(&p[0], req.data, req.len);
+        assert_true(peer_frame(&p[0], &resp));
+        osync__buf_free(&resp);
     }
-    peer_wait_eof(&p[N - 1]);
-    assert_int_equal(p[N - 1].in.len, 0);
-    peer_send(&p[0], req.data, req.len); /* those that are there go on */
-    assert_true(peer_frame(&p[0], &resp));
+    for (int i = 1; i < 6; i++) { /* those that were there first and asked for nothing have made room */
+        peer_wait_eof(&p[i]);
+        assert_int_equal(p[i].in.len, 0);
+    }
+    for (int i = 0; i < N; i += N - 1) { /* who asks is served, old or new */
+        peer_send(&p[i], req.data, req.len);
+        assert_true(peer_frame(&p[i], &resp));
+        osync__buf_free(&resp);
+    }
     for (int i = 0; i < N; i++) peer_close(&p[i]);
     osync__buf_free(&req);
-    osync__buf_free(&resp);
+    stop(&f);
+}
+
+static void frames_that_are_left_half_make_room(void **state) {
+    enum { N = 60 }; /* together more than the bound of 32 MiB */
+    fixture_t f;
+    static peer_t p[N];
+    osync__buf_t req, resp;
+    uint8_t *half = calloc(1, MAX_BODY);
+    assert_non_null(half);
+    memcpy(half, "PRPC\0\x10\0\0\0\0\0\1", 12); /* a body of 1 MiB, all but its last 12 bytes */
+    load_fixture("fixtures/wire/AddSyncTask.req.bin", &req);
+    start(&f, MAX_BODY);
+    f.answer = &empty.base;
+    for (int i = 0; i < N; i++) {
+        peer_connect(&p[i], &f.loop, f.port);
+        if (i == 1) { /* one that works, and idles now */
+            peer_send(&p[i], req.data, req.len);
+            assert_true(peer_frame(&p[i], &resp));
+            osync__buf_free(&resp);
+        } else {
+            peer_send(&p[i], half, MAX_BODY);
+        }
+        for (int turn = 0; turn < 4; turn++) uv_run(&f.loop, UV_RUN_NOWAIT);
+    }
+    peer_wait_eof(&p[0]);
+    for (int i = 1; i < N; i += N - 2) { /* the working one, and the newest, whose frame goes on */
+        if (i > 1) peer_send(&p[i], half + 12, 12);
+        peer_send(&p[1], req.data, req.len);
+        assert_true(peer_frame(&p[1], &resp));
+        osync__buf_free(&resp);
+    }
+    for (int i = 0; i < N; i++) peer_close(&p[i]);
+    free(half);
+    osync__buf_free(&req);
     stop(&f);
 }
 
@@ -701,6 +744,7 @@ int main(void) {
         cmocka_unit_test(hostile_frames_do_no_harm),
         cmocka_unit_test(a_port_in_use_is_an_error_that_names_it),
         cmocka_unit_test(connections_are_limited),
+        cmocka_unit_test(frames_that_are_left_half_make_room),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);

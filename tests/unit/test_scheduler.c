@@ -1009,7 +1009,8 @@ static void defect_29_a_failed_reassignment_is_tried_again(void **state) {
     WAIT_STATUS(e, 5, 0, "RUNNING");
     r = send_pack(e, former);
     assert_true(r.code == -1 && r.delete_task);
-    assert_null(strstr(shown(e, 5, 0).info, "reason"));
+    assert_non_null(strstr(shown(e, 5, 0).info, ";reason=handed to collector"));
+    assert_non_null(strstr(shown(e, 5, 0).info, "which hasn't sent anything to 127.0.0.1:"));
     end_env(e);
 }
 
@@ -1195,6 +1196,31 @@ static void a_delete_that_is_interrupted_goes_on(void **state) {
     e->sink_down = false;
     WAIT(e, !e->s->tasks);
     expect_rows(e, "t1", 0);
+    create_ok(e, "t1", 0);
+    end_env(e);
+}
+
+static void a_delete_that_takes_long_is_answered(void **state) {
+    env_t *e = new_env(NEVER);
+    create_ok(e, "t1", 2);
+    e->s->remove_answer_ms = 100;
+    e->sink_down = true;
+    reply_t deleted = {0};
+    Openmldb__Datasync__DeleteSyncTaskRequest r = OPENMLDB__DATASYNC__DELETE_SYNC_TASK_REQUEST__INIT;
+    char db[] = "db1", name[] = "t1";
+    r.db = db;
+    r.name = name;
+    for (int i = 0; i < 2; i++) { /* asked again, it says the same */
+        deleted = (reply_t){0};
+        call(e, "DeleteSyncTask", &r.base, NULL, 0, &openmldb__datasync__general_response__descriptor, on_reply,
+             &deleted);
+        WAIT(e, deleted.done);
+        assert_int_equal(deleted.code, -1);
+        assert_non_null(strstr(deleted.msg, "the removal of its sync task goes on by itself"));
+    }
+    assert_int_equal(e->s->n_deletes, 0);
+    e->sink_down = false;
+    WAIT(e, !e->s->tasks);
     create_ok(e, "t1", 0);
     end_env(e);
 }
@@ -1592,6 +1618,7 @@ int main(void) {
         cmocka_unit_test(defects_38_46_a_refused_create_is_taken_back_whole),
         cmocka_unit_test(defect_44_delete),
         cmocka_unit_test(a_delete_that_is_interrupted_goes_on),
+        cmocka_unit_test(a_delete_that_takes_long_is_answered),
         cmocka_unit_test(packs_that_lie_are_refused_and_named),
         cmocka_unit_test(a_collector_that_says_it_failed),
         cmocka_unit_test(defects_14_15_a_column_that_is_added_arrives),
