@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,8 +139,9 @@ static int run(dump_t *d) {
         fail(message);
         goto done;
     }
-    if (stat(d->partition, &st) || !S_ISDIR(st.st_mode)) {
-        snprintf(message, sizeof message, "%s: %s", d->partition, errno ? strerror(errno) : "not a folder");
+    int missing = stat(d->partition, &st) ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+    if (missing) {
+        snprintf(message, sizeof message, "%s: %s", d->partition, strerror(missing));
         fail(message);
         goto done;
     }
@@ -150,12 +152,18 @@ static int run(dump_t *d) {
         fail(err.message);
         goto done;
     }
+    if (asprintf(&binlog_dir, "%s/binlog", d->partition) < 0) {
+        fail("out of memory");
+        binlog_dir = NULL;
+        goto done;
+    }
+    if (!snapshot_dir && stat(binlog_dir, &st))
+        fprintf(stderr, "osync-dump: %s has neither snapshot/MANIFEST nor binlog/: no rows\n", d->partition);
     if (d->reader.phase == OSYNC_PHASE_SNAPSHOT && !snapshot_dir) { /* no snapshot: no rows */
         rc = EXIT_SUCCESS;
         goto done;
     }
-    if (asprintf(&binlog_dir, "%s/binlog", d->partition) < 0 ||
-        asprintf(&scratch, "%s/osync-dump-XXXXXX", d->scratch) < 0 || !mkdtemp(scratch)) {
+    if (asprintf(&scratch, "%s/osync-dump-XXXXXX", d->scratch) < 0 || !mkdtemp(scratch)) {
         snprintf(message, sizeof message, "scratch folder %s: %s", scratch ? scratch : "", strerror(errno));
         fail(message);
         free(scratch);
@@ -184,6 +192,13 @@ done:
     return rc;
 }
 
+static volatile int canceled;
+
+static void on_signal(int signum) {
+    (void)signum;
+    canceled = 1;
+}
+
 static bool parse_number(const char *text, uint64_t *out) {
     char *end;
     errno = 0;
@@ -203,9 +218,9 @@ int main(int argc, char **argv) {
     };
     dump_t d = {.scratch = getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp"};
     bool ok = true;
-    int c;
+    int c, which = 0;
     osync_reader_config_init(&d.reader);
-    while (ok && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    while (ok && (c = getopt_long(argc, argv, "", options, &which)) != -1) {
         switch (c) {
         case 'm':
             d.meta = optarg;
@@ -253,14 +268,24 @@ int main(int argc, char **argv) {
         case 'h':
             fputs(usage, stdout);
             return EXIT_SUCCESS;
-        default:
-            ok = false;
+        default: /* getopt has said what is wrong */
+            return EXIT_FAILURE;
         }
     }
-    if (ok && d.reader.from && d.reader.phase != OSYNC_PHASE_BINLOG) return fail("--from needs --phase binlog");
-    if (!ok || optind < argc || !d.meta || !d.partition) {
-        fputs(usage, stderr);
+    if (!ok) {
+        fprintf(stderr, "osync-dump: --%s can't be '%s': see --help\n", options[which].name, optarg);
         return EXIT_FAILURE;
     }
+    if (!d.meta || !d.partition) return fail("--meta and --partition are required: see --help");
+    if (d.reader.from && d.reader.phase != OSYNC_PHASE_BINLOG) return fail("--from needs --phase binlog");
+    if (optind < argc) {
+        fprintf(stderr, "osync-dump: '%s' is not an option: see --help\n", argv[optind]);
+        return EXIT_FAILURE;
+    }
+    signal(SIGPIPE,
+           SIG_IGN); /* a reader that goes away is an error of writing, so that the scratch folder is removed */
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    d.reader.cancel = &canceled;
     return run(&d);
 }

@@ -10,16 +10,23 @@
 # a temporary folder, and is gone in the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+usage() { sed -n '2,10s/^# \{0,1\}//p' examples/quickstart.sh; }
 rows=300000 hdfs=false
 while [ $# -gt 0 ]; do
   case $1 in
   --hdfs) hdfs=true ;;
   --rows)
-    rows=${2:?--rows needs a number}
+    rows=${2:-}
+    [[ $rows =~ ^[1-9][0-9]{0,8}$ ]] || { echo "--rows needs a number from 1 to 999999999, not '$rows'" >&2; exit 2; }
     shift
     ;;
+  --help)
+    usage
+    exit
+    ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    echo "unknown option '$1'" >&2
+    usage >&2
     exit 2
     ;;
   esac
@@ -32,17 +39,20 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 cleanup() {
   local status=$?
+  trap '' INT TERM HUP # a second Ctrl-C doesn't leave half of it behind
   set +e
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
   [ -d "$work/zookeeper" ] && $python tests/e2e/zookeeper.py stop "$work/zookeeper"
   [ -d "$work/hdfs" ] && $python tests/e2e/hdfs.py stop "$work/hdfs"
-  if [ $status -ne 0 ]; then
+  if [ $status -ne 0 ] && [ $status -lt 128 ]; then
     say "It did not work. The last lines of the logs:"
     tail -n 15 "$work"/*.log 2>/dev/null
   fi
   rm -rf "$work"
 }
 trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 free_port() { $python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 quietly() { "$@" >"$work/step.log" 2>&1; }
@@ -122,6 +132,7 @@ helper() { $python bindings/python/synctool_helper.py "$@" -s "$sync"; }
 helper create -t demo.trades -m 0 -d "$dest"
 
 say "Progress (synctool_helper.py status shows more)"
+shown=""
 while :; do
   line=$(post "$sync" openmldb.datasync.SyncTool/TaskStatus '{}' | $python -c '
 import json, sys
@@ -131,7 +142,8 @@ if tasks:
 if any(t["status"] == "FAILED" for t in tasks):
     sys.exit(1)')
   [ -n "$line" ] || break
-  printf '  %s of %s\n' "${line%% *}" "$rows ${line#* }"
+  [ "$line" = "$shown" ] || printf '  %s of %s\n' "${line%% *}" "$rows ${line#* }"
+  shown=$line
   sleep 0.5
 done
 echo "  done: a full sync ends by itself"

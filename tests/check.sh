@@ -50,9 +50,9 @@ configure() { # folder, options...
   if [ -f "$dir/build.ninja" ]; then meson setup --reconfigure "$dir" "$@"; else meson setup "$dir" "$@"; fi
 }
 
-build_gcc() { CC=gcc configure build/gcc && ninja -C build/gcc; }
+build_gcc() { CC=gcc configure build/gcc -Dwerror=true -Dbuildtype=release && ninja -C build/gcc; }
 build_clang() {
-  CC=clang configure build/clang -Db_sanitize=address,undefined -Db_lundef=false && ninja -C build/clang
+  CC=clang configure build/clang -Dwerror=true -Db_sanitize=address,undefined -Db_lundef=false && ninja -C build/clang
 }
 # OpenSSL's and RocksDB's one-time allocations are theirs; what is ours must be freed.
 unit() { UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C build/clang --print-errorlogs --no-rebuild; }

@@ -2,8 +2,7 @@
 """Creates, deletes and shows sync tasks: OpenMLDB's synctool_helper.py for osync-syncd (or OpenMLDB's own SyncTool).
 
 The same options and the same output. Unlike the original, a request that the server refuses ends with exit status 1,
-`create`
-without -m means mode 0 (full), and tool-status needs no key that the shipped configuration doesn't have.
+`create` without -m means mode 0 (full), and tool-status needs no key that the shipped configuration doesn't have.
 """
 
 import argparse

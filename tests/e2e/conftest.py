@@ -28,8 +28,7 @@ def zookeeper(tmp_path_factory):
 @pytest.fixture(scope="session")
 def hdfs(tmp_path_factory):
     """A real NameNode and DataNode, shared by all tests of a run: each works in a folder of its own, and a test that
-    kills a server
-    restarts it."""
+    kills a server restarts it."""
     with Hdfs(tmp_path_factory.mktemp("hdfs")) as h:
         yield h
 

@@ -1,6 +1,6 @@
 """A real HDFS for tests: one NameNode and one DataNode of Hadoop's own, each a process that can be killed, on free
-ports of
-127.0.0.1, with everything they write below one folder. It is not a cluster manager: no HA, no security, replication 1.
+ports of 127.0.0.1, with everything they write below one folder. It is not a cluster manager: no HA, no security,
+replication 1.
 
 As a module: `with Hdfs(folder) as h:`, then h.conf_dir is a HADOOP_CONF_DIR for the client under test, and h.list,
 h.read and h.write look at the result independently of it. As a command: `hdfs.py fetch` gets the jars, `hdfs.py start
@@ -33,6 +33,7 @@ JAVA = [
     "-Xshare:auto",
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",  # else a file in /tmp/hsperfdata_*
     "--add-opens=java.base/java.lang=ALL-UNNAMED",  # without it WebHDFS of Hadoop 3.3 and 3.4 answers 500 on Java 17
 ]
 SERVER = "org.apache.hadoop.hdfs.server"
@@ -81,8 +82,7 @@ def fetch_jars():
 
 def free_ports(n):
     """n ports of 127.0.0.1 that are free now. They are below the range that outgoing connections take theirs from,
-    so that a killed
-    server finds its port free again."""
+    so that a killed server finds its port free again."""
     found = []
     while len(found) < n:
         port = random.randint(15000, 30000)
@@ -141,9 +141,13 @@ class Hdfs:
                     stdout=log,
                     stderr=log,
                 )
-        self._spawn("namenode")
-        self._spawn("datanode")
-        self.wait_ready()
+        try:
+            self._spawn("namenode")
+            self._spawn("datanode")
+            self.wait_ready()
+        except BaseException:  # also Ctrl-C: what doesn't get ready isn't left running
+            self.stop()
+            raise
         return self
 
     def stop(self):
@@ -163,6 +167,13 @@ class Hdfs:
 
     def restart_namenode(self, wait=True):
         self._restart("namenode", wait)
+
+    def pause_namenode(self):
+        """Until resume_namenode: connections are accepted, nothing is answered."""
+        os.kill(self._s["pids"]["namenode"], signal.SIGSTOP)
+
+    def resume_namenode(self):
+        os.kill(self._s["pids"]["namenode"], signal.SIGCONT)
 
     def kill_datanode(self):
         self._kill("datanode")
@@ -354,4 +365,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    try:
+        sys.exit(main(sys.argv))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,6 +1,5 @@
 """Faults of OpenMLDB's own sync tool that must not exist here (docs/defects.md), where they show from outside. The
-numbers are those of that
-table; the faults that other tests show are named there."""
+numbers are those of that table; the faults that other tests show are named there."""
 
 import json
 import os
@@ -353,8 +352,7 @@ def test_46_partial_create_leaves_nothing(local):
 
 def test_48_49_names_and_addresses(build, tmp_path, zookeeper):
     """The tablet by name and its collector by address are one machine; a scheduler that listens everywhere gives
-    collectors an address that
-    they can reach."""
+    collectors an address that they can reach."""
     s = System(build, tmp_path, zookeeper, conf={"syncd": {"server.host": "0.0.0.0"}})
     s.tablet.host = "localhost"
     with s:

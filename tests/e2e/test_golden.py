@@ -212,7 +212,13 @@ def test_broken_binlogs(build, golden):
     [
         (["--meta", "/nonexistent"], "No such file"),
         (["--partition", "/nonexistent"], "No such file"),
+        (["--partition", __file__], "Not a directory"),
         (["--timezone", "No/Where"], "No/Where"),
+        (["--phase", "some"], "--phase can't be 'some'"),
+        (["--from", "x", "--phase", "binlog"], "--from can't be 'x'"),
+        (["--from", "3"], "--from needs --phase binlog"),
+        (["--nonsense"], "--nonsense"),
+        (["more"], "'more' is not an option"),
     ],
 )
 def test_bad_input(build, golden, options, message):

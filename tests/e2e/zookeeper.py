@@ -22,8 +22,7 @@ TICK_MS = 500  # the shortest session a client can have is twice this
 
 def free_port():
     """A free port below those that the system gives to outgoing connections: while a server that others reconnect to
-    is down, its port must
-    not go to one of them."""
+    is down, its port must not go to one of them."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
         first = int(f.read().split()[0])
     for port in random.sample(range(min(10000, first - 2000), first), 200):
@@ -61,9 +60,13 @@ class ZooKeeper:
         while True:
             if first:
                 self.port = free_port()
-            self._spawn(jar)
-            if self._wait_ready(deadline):
-                return self
+            try:
+                self._spawn(jar)
+                if self._wait_ready(deadline):
+                    return self
+            except BaseException:  # also Ctrl-C: what doesn't get ready isn't left running
+                self.kill()
+                raise
             code = self.process.poll()
             self.kill()
             if code is None or time.monotonic() > deadline or not first:
@@ -83,6 +86,7 @@ class ZooKeeper:
             "-Xmx128m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
+            "-XX:-UsePerfData",  # else a file in /tmp/hsperfdata_*
             "-Dzookeeper.forceSync=no",
             "-cp",
             classpath,
@@ -239,4 +243,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
