@@ -525,7 +525,7 @@ static int resume_golden(const char *partition) {
         straight.len = resumed.len = 0;
         n = read_golden(&g, 0, &straight, &ts);
         rows += n;
-        assert_int_equal(read_golden(&g, n > 200 ? 7 : 1, &resumed, &ts), n);
+        assert_int_equal(read_golden(&g, n > 50 ? 7 : 1, &resumed, &ts), n);
         if (straight.len != resumed.len || (n && memcmp(straight.data, resumed.data, resumed.len)))
             fail_msg("%s, pass %d: other rows when it is resumed", partition, pass);
     }
