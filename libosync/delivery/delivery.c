@@ -357,7 +357,7 @@ void osync__delivery_close(osync__delivery_t *d, void (*cb)(void *arg), void *ar
     d->closed_arg = arg;
     uv_timer_stop(&d->roll);
     if (d->writing && d->file)
-        osync__sink_abort(d, NULL); /* a transfer may last; every other call is soon answered */
+        osync__sink_abort(d, NULL); /* a transfer may last; any other call ends by its own time-out, or with its sink */
     else
         wake_now(d);
 }
