@@ -52,7 +52,7 @@ configure() { # folder, options...
 
 build_gcc() { CC=gcc configure build/gcc -Dwerror=true -Dbuildtype=release && ninja -C build/gcc; }
 build_clang() {
-  CC=clang configure build/clang -Dwerror=true -Db_sanitize=address,undefined -Db_lundef=false && ninja -C build/clang
+  CC=clang configure build/clang -Dwerror=true -Dfailpoints=true -Db_sanitize=address,undefined -Db_lundef=false && ninja -C build/clang
 }
 # OpenSSL's and RocksDB's one-time allocations are theirs; what is ours must be freed.
 unit() { UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C build/clang --print-errorlogs --no-rebuild; }

@@ -33,6 +33,12 @@ typedef struct osync_collector_config {
     uint32_t heartbeat_ms;          /* longest time without a SendData: 5000 */
     uint32_t snapshot_settle_ms;    /* a snapshot is read when it is at least this old (docs/delivery.md): 60000 */
     uint32_t worker_threads;        /* that read, and as many that replay logs: 4 */
+    /* Links keep files that the TabletServer has deleted. When they hold more than max_pinned_bytes (0: no limit), or
+     * when less than min_free_percent of the file system is free and they hold any, the tasks that hold most give
+     * their links up and fail. */
+    uint64_t max_pinned_bytes; /* 0 */
+    uint32_t min_free_percent; /* 5 */
+    uint32_t hold_expire_ms;   /* the log of a follower is held this long after the scheduler last asked: 86400000 */
 } osync_collector_config_t;
 
 /* Sets `size` and the defaults that are named above. */

@@ -34,6 +34,8 @@ typedef void (*osync_sink_cb)(void *arg, int status, const osync_error_t *err);
 typedef void (*osync_sink_stat_cb)(void *arg, int status, const osync_sink_stat_t *stat, const osync_error_t *err);
 /* names[i] is an entry's name without its folder. */
 typedef void (*osync_sink_list_cb)(void *arg, int status, const char *const *names, size_t n, const osync_error_t *err);
+/* len 0: the file's end. */
+typedef void (*osync_sink_read_cb)(void *arg, int status, const void *data, size_t len, const osync_error_t *err);
 typedef void (*osync_sink_label_cb)(void *arg, int status, const void *label, size_t len, const osync_error_t *err);
 
 /* What the status of a mutation means: 0: done, and durable. OSYNC_ENOENT, OSYNC_EEXIST: refused, nothing was changed
@@ -75,6 +77,10 @@ typedef struct osync_sink_ops {
     /* A logged mutation on `path` that changes nothing: when it is answered, everything that was read before is known
      * to be durable (rule A12 of docs/delivery.md). */
     int (*barrier)(osync_sink_t *sink, const char *path, osync_sink_cb cb, void *arg);
+
+    /* At most `len` bytes (up to 8 MiB) of a file from `offset` on; fewer only at its end. OSYNC_ENOENT if there is no
+     * such file. */
+    int (*read)(osync_sink_t *sink, const char *path, uint64_t offset, size_t len, osync_sink_read_cb cb, void *arg);
 
     /* Cancels what is under way and frees the sink; no other callback after this one. */
     void (*close)(osync_sink_t *sink, void (*cb)(void *arg), void *arg);

@@ -29,6 +29,14 @@ typedef struct osync__delivery_config {
     uint32_t retry_max_ms;     /* 0: 10000 */
     const void *first_point;   /* where to start if the store has no record yet */
     size_t first_point_len;
+    /* Goes into every label as it is: what the owner needs to take the task up again from labels alone. May be empty.
+     */
+    const void *task_info;
+    size_t task_info_len;
+    /* The store may have lost the record: if it has none, fence every incarnation that is found on the sink, then go on
+     * where the label of the newest committed file ends (A8). Without any such file: a permanent failure, or, with
+     * start_over, from first_point. */
+    bool rebuild, start_over;
     /* A file was committed: everything before `point` is in committed files. */
     void (*on_commit)(void *arg, const void *point, size_t len);
     /* What was appended since the committed point is gone (a failure, or osync__delivery_rewind): the caller must
