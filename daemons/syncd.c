@@ -32,6 +32,9 @@ static const option_t table[] = {
     {"sync_task.progress_path", OPTION_STRING, C(state_dir), 0, 0, 0, "folder that holds the checkpoint"},
     {"sync_task.check_period", OPTION_MS, C(check_period_ms), 10, 0, 1000,
      "a collector that is silent for twice as long is replaced; a bare number is seconds"},
+    {"sync_task.hold_period", OPTION_MS, C(hold_period_ms), 10, 0, 1000,
+     "how often collectors beside followers are asked to hold the log for a fail-over; by default 30 s, or three check "
+     "periods, if that is longer; a bare number is seconds"},
     {"request.timeout", OPTION_MS, C(request_timeout_ms), 1, 0, 1000,
      "of requests to collectors; a bare number is seconds"},
     {"server.max_body_size", OPTION_BYTES, C(max_body_size), 1 << 20, 1ULL << 31, 0, "largest RPC message"},

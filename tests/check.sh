@@ -52,8 +52,12 @@ configure() { # folder, options...
 
 build_gcc() { CC=gcc configure build/gcc -Dwerror=true -Dbuildtype=release && ninja -C build/gcc; }
 build_clang() {
-  CC=clang configure build/clang -Dwerror=true -Dfailpoints=true -Db_sanitize=address,undefined -Db_lundef=false && ninja -C build/clang
+  CC=clang configure build/clang -Dwerror=true -Dfailpoints=true -Db_sanitize=address,undefined -Db_lundef=false &&
+    ninja -C build/clang
 }
+# Random histories through the real reader, and the models of the protocols; what they count is printed at the end.
+seams() { OSYNC_HISTORIES=10000 build/gcc/tests/unit/test_seams; }
+model() { tests/model.sh; }
 # OpenSSL's and RocksDB's one-time allocations are theirs; what is ours must be freed.
 unit() { UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C build/clang --print-errorlogs --no-rebuild; }
 

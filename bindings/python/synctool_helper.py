@@ -3,6 +3,7 @@
 
 The same options and the same output. Unlike the original, a request that the server refuses ends with exit status 1,
 `create` without -m means mode 0 (full), and tool-status needs no key that the shipped configuration doesn't have.
+Only osync-syncd knows retry, recover, verify and points, and create's --append, --restart, --continue and --points.
 """
 
 import argparse
@@ -16,13 +17,24 @@ import urllib.request
 
 SERVICE = "openmldb.datasync.SyncTool"
 TIMEOUT_S = 120
+LONG_TIMEOUT_S = 24 * 3600  # of what looks through many files
 
 
 class HelperError(Exception):
     """What went wrong, in one sentence for the user."""
 
 
-def call(server, method, message):
+def fetch(server, request, timeout=TIMEOUT_S):
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as e:
+        raise HelperError(f"{server} answered {e.code}: {e.read().decode(errors='replace').strip()}") from e
+    except (OSError, ValueError) as e:
+        raise HelperError(f"can't reach the sync tool at {server}: {e}") from e
+
+
+def call(server, method, message, timeout=TIMEOUT_S):
     """Posts a request as JSON; returns the body of the answer as text."""
     request = urllib.request.Request(
         f"http://{server}/{SERVICE}/{method}",
@@ -30,13 +42,7 @@ def call(server, method, message):
         headers={"Content-Type": "application/json"},
         method="POST",
     )
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT_S) as answer:
-            return answer.read().decode()
-    except urllib.error.HTTPError as e:
-        raise HelperError(f"{server} answered {e.code}: {e.read().decode(errors='replace').strip()}") from e
-    except (OSError, ValueError) as e:
-        raise HelperError(f"can't reach the sync tool at {server}: {e}") from e
+    return fetch(server, request, timeout)
 
 
 def parse(body):
@@ -47,7 +53,7 @@ def parse(body):
 
 
 def print_answer(body):
-    """Prints the answer to create or delete; returns the exit status."""
+    """Prints an answer that is a code and a message; returns the exit status."""
     print(body)
     return 0 if parse(body).get("code", 0) == 0 else 1
 
@@ -59,13 +65,87 @@ def table_parts(table):
     return parts
 
 
-def create(args):
-    db, name = table_parts(args.table)
+def destination(args):
     if not args.dest:
         raise HelperError("the destination is missing: -d PATH")
+    return args.dest
+
+
+def read_points(path):
+    """What `points` printed, as CreateSyncTask takes it."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            points = json.load(f)
+        return [{k: p[k] for k in ("pid", "point", "exact") if k in p} for p in points]
+    except (OSError, ValueError, TypeError) as e:
+        raise HelperError(f"{path}: {e}") from e
+
+
+def create(args):
+    db, name = table_parts(args.table)
     mode = args.mode or 0
-    message = {"db": db, "name": name, "mode": mode, "start_ts": args.ts if mode == 1 else 0, "dest": args.dest}
-    return print_answer(call(args.server, "CreateSyncTask", message))
+    message = {
+        "db": db,
+        "name": name,
+        "mode": mode,
+        "start_ts": args.ts if mode == 1 else 0,
+        "dest": destination(args),
+    }
+    if args.start:
+        message["start"] = args.start
+    if args.points:
+        message |= {"start": "kStartAtPoints", "points": read_points(args.points)}
+    if args.task:
+        message["task_id"] = args.task
+    return print_answer(call(args.server, "CreateSyncTask", message, LONG_TIMEOUT_S if args.start else TIMEOUT_S))
+
+
+def recover(args):
+    db, name = table_parts(args.table)
+    message = {"db": db, "name": name, "dest": destination(args)}
+    if args.task:
+        message["task_id"] = args.task
+    if args.start_over:
+        message["start_over"] = True
+    return print_answer(call(args.server, "RecoverSyncTask", message, LONG_TIMEOUT_S))
+
+
+def retry(args):
+    db, name = table_parts(args.table)
+    return print_answer(call(args.server, "RetrySyncTask", {"db": db, "name": name}))
+
+
+def verify(args):
+    db, name = table_parts(args.table)
+    message = {"db": db, "name": name, "dest": destination(args)}
+    if args.quick:
+        message["quick"] = True
+    answer = parse(call(args.server, "VerifySyncTask", message, LONG_TIMEOUT_S))
+    for line in answer.get("report", []):
+        print(line)
+    response = answer.get("response", {})
+    if response.get("msg"):
+        print(response["msg"])
+    return 0 if response.get("code") == 0 else 1
+
+
+def points(args):
+    """The committed points of a table's task: where another task can begin."""
+    db, name = table_parts(args.table)
+    page = parse(fetch(args.server, f"http://{args.server}/status?format=json"))
+    tids = [t["tid"] for t in page.get("tasks", []) if (t["db"], t["table"]) == (db, name)]
+    answer = parse(call(args.server, "TaskStatus", {"points": True}))
+    out = []
+    for task, exact in zip(answer.get("task", []), answer.get("points", [])):
+        progress = task["progress"]
+        if progress["tid"] in tids:
+            if not exact:
+                raise HelperError(f"the committed point of partition {progress['pid']} isn't known yet")
+            out.append({"pid": progress["pid"], "point": progress.get("syncPoint", {}), "exact": exact})
+    if not out:
+        raise HelperError(f"table {db}.{name} has no sync task")
+    print(json.dumps(sorted(out, key=lambda p: p["pid"]), indent=2))
+    return 0
 
 
 def delete(args):
@@ -141,12 +221,21 @@ def tool_status(args):
     return 0
 
 
-ACTIONS = {"create": create, "delete": delete, "status": status, "tool-status": tool_status}
+ACTIONS = {
+    "create": create,
+    "delete": delete,
+    "status": status,
+    "tool-status": tool_status,
+    "retry": retry,
+    "recover": recover,
+    "verify": verify,
+    "points": points,
+}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Creates, deletes and shows sync tasks.")
-    parser.add_argument("action", help="create, delete, status or tool-status")
+    parser.add_argument("action", help=", ".join(ACTIONS))
     parser.add_argument("-t", "--table", help="db.table")
     parser.add_argument(
         "-m",
@@ -164,6 +253,27 @@ def main(argv=None):
         default="conf/synctool.properties",
         help="configuration file for tool-status (%(default)s)",
     )
+    begin = parser.add_argument_group("create, if the destination holds rows of the table already")
+    begin = begin.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--append", dest="start", action="store_const", const="kStartAppend", help="all rows are written beside them"
+    )
+    begin.add_argument(
+        "--restart", dest="start", action="store_const", const="kStartRestart", help="they are removed first"
+    )
+    begin.add_argument(
+        "--continue",
+        dest="start",
+        action="store_const",
+        const="kStartContinue",
+        help="goes on where they end, under the earlier task's id",
+    )
+    begin.add_argument("--points", metavar="FILE", help="a new task that begins at what `points` printed")
+    parser.add_argument("--task", metavar="ID", help="create --continue, recover: the earlier task, if there are several")
+    parser.add_argument(
+        "--start-over", action="store_true", help="recover: a partition without any file begins at the beginning"
+    )
+    parser.add_argument("--quick", action="store_true", help="verify: without reading the files' content")
     args = parser.parse_args(argv)
     action = ACTIONS.get(args.action)
     if not action:

@@ -1,8 +1,8 @@
 /* The scheduler: finds tables and their leaders in ZooKeeper, hands their partitions to collectors, receives rows, and
  * writes them to the sink exactly once.
  *
- * It serves CreateSyncTask, DeleteSyncTask, TaskStatus and SendData on its port. All calls and callbacks on the loop's
- * thread. */
+ * It serves CreateSyncTask, DeleteSyncTask, RecoverSyncTask, RetrySyncTask, VerifySyncTask, TaskStatus and SendData on
+ * its port. All calls and callbacks on the loop's thread. */
 #ifndef OSYNC_SCHEDULER_H
 #define OSYNC_SCHEDULER_H
 
@@ -31,7 +31,9 @@ typedef struct osync_scheduler_config {
     uint32_t zk_session_timeout_ms;  /* 5000 */
     const char *state_dir;           /* holds checkpoint.db, made if it isn't there; required */
     uint32_t check_period_ms;        /* 10000: a collector that is silent for twice as long is replaced */
-    uint32_t request_timeout_ms;     /* of AddSyncTask: 5000 */
+    uint32_t request_timeout_ms;     /* of AddSyncTask and HoldLog: 5000 */
+    uint32_t hold_period_ms;         /* how often collectors beside followers are asked to hold the log; 0: 30000, or
+                                        three check periods, if that is longer */
     uint64_t max_body_size;          /* bytes of one RPC message that is accepted or sent: 64 MiB */
     const char *hadoop_conf_dir;     /* NULL: HADOOP_CONF_DIR */
     const char *hadoop_user;         /* NULL: HADOOP_USER_NAME, else the process's user */

@@ -78,8 +78,8 @@ typedef struct osync_sink_ops {
      * to be durable (rule A12 of docs/delivery.md). */
     int (*barrier)(osync_sink_t *sink, const char *path, osync_sink_cb cb, void *arg);
 
-    /* At most `len` bytes (up to 8 MiB) of a file from `offset` on; fewer only at its end. OSYNC_ENOENT if there is no
-     * such file. */
+    /* `len` bytes (1 to 8 MiB) of a file from `offset` on; fewer only at its end, none from there on. OSYNC_ENOENT if
+     * there is no such file. `data` is valid during the callback only. */
     int (*read)(osync_sink_t *sink, const char *path, uint64_t offset, size_t len, osync_sink_read_cb cb, void *arg);
 
     /* Cancels what is under way and frees the sink; no other callback after this one. */

@@ -21,7 +21,7 @@ static const char *const names[] = {
 
 /* Of the process, set up once. */
 static struct {
-    uint64_t *hits; /* [OSYNC__FAILPOINTS][2] */
+    uint64_t *hits; /* [OSYNC__FAILPOINTS][2], then the armed place, how often it is still passed, and the signal */
     int point;      /* -1: none */
     bool after;
     uint64_t nth, seen;
@@ -33,7 +33,7 @@ static void wrong(const char *text) {
 }
 
 static void map_hits(const char *path) {
-    const size_t size = sizeof(uint64_t) * 2 * OSYNC__FAILPOINTS;
+    const size_t size = sizeof(uint64_t) * (2 * OSYNC__FAILPOINTS + 3);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0 || ftruncate(fd, (off_t)size)) wrong("the file can't be made");
     fp.hits = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -59,7 +59,14 @@ static void set_up(void) {
 void osync__failpoint(osync__failpoint_t point, bool after) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)pthread_once(&once, set_up);
-    if (fp.hits) __atomic_add_fetch(&fp.hits[2 * (size_t)point + after], 1, __ATOMIC_RELAXED);
+    if (fp.hits) {
+        size_t place = 2 * (size_t)point + after;
+        uint64_t *armed = fp.hits + 2 * OSYNC__FAILPOINTS;
+        __atomic_add_fetch(&fp.hits[place], 1, __ATOMIC_RELAXED);
+        if (__atomic_load_n(&armed[0], __ATOMIC_ACQUIRE) == place + 1 &&
+            __atomic_sub_fetch(&armed[1], 1, __ATOMIC_RELAXED) == 0)
+            (void)kill(getpid(), (int)armed[2]);
+    }
     if ((int)point != fp.point || after != fp.after) return;
     if (__atomic_add_fetch(&fp.seen, 1, __ATOMIC_RELAXED) == fp.nth) (void)kill(getpid(), SIGKILL);
 }

@@ -3,7 +3,9 @@
  *
  * OSYNC_FAILPOINT=name:before:3 kills this process (SIGKILL) when it comes to that place for the third time.
  * OSYNC_FAILPOINT_HITS=file counts: the file holds two 64-bit counters a name (before, after), in the order of
- * failpoint.def, in the machine's byte order, and is shared by all processes that name it. */
+ * failpoint.def, in the machine's byte order, and is shared by all processes that name it. Three more numbers behind
+ * them arm a place in a process that runs: 1 + its counter's index (0: none), how often the process comes there until
+ * it happens, and the signal that it then gets. */
 #ifndef OSYNC_BASE_FAILPOINT_H
 #define OSYNC_BASE_FAILPOINT_H
 

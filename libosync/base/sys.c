@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 
 static uint64_t clock_ms(clockid_t id) {
     struct timespec ts;
@@ -126,6 +127,7 @@ int osync__write_file(const char *path, const void *data, size_t len, osync_erro
     char tmp[4096], dir[4096];
     if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp", path) >= sizeof tmp || dir_of(path, dir, sizeof dir))
         return osync__err(err, OSYNC_ETOOBIG, "path is too long: %s", path);
+    OSYNC__BEFORE(file_write);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) return osync__err_errno(err, errno, "create %s", tmp);
     const uint8_t *p = data;
@@ -140,14 +142,22 @@ int osync__write_file(const char *path, const void *data, size_t len, osync_erro
             len -= (size_t)n;
         }
     }
+    OSYNC__AFTER(file_write);
+    OSYNC__BEFORE(file_fsync);
     if (!rc && fsync(fd)) rc = osync__err_errno(err, errno, "fsync %s", tmp);
+    OSYNC__AFTER(file_fsync);
     if (close(fd) && !rc) rc = osync__err_errno(err, errno, "close %s", tmp);
+    OSYNC__BEFORE(file_rename);
     if (!rc && rename(tmp, path)) rc = osync__err_errno(err, errno, "rename %s to %s", tmp, path);
+    OSYNC__AFTER(file_rename);
     if (rc) {
         (void)unlink(tmp);
         return rc;
     }
-    return osync__fsync_dir(dir, err);
+    OSYNC__BEFORE(file_dirsync);
+    rc = osync__fsync_dir(dir, err);
+    OSYNC__AFTER(file_dirsync);
+    return rc;
 }
 
 int osync__mkdirs(const char *path, osync_error_t *err) {

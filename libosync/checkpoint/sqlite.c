@@ -9,6 +9,7 @@
 #include <utlist.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/pool.h"
 #include "base/sys.h"
 #include "osync/checkpoint.h"
@@ -183,10 +184,15 @@ static int do_batch(store_t *s) {
                                    request_t *) = {[OP_GET] = do_get, [OP_CAS] = do_cas, [OP_LIST] = do_list};
     if (run(s, ST_BEGIN)) return db_error(&s->batch_error, s, "begin");
     request_t *r;
+    bool changes = false;
     DL_FOREACH(s->batch, r) {
         if (handlers[r->op](s, r)) return db_error(&s->batch_error, s, r->key);
+        changes = changes || r->op == OP_CAS;
     }
-    return run(s, ST_COMMIT) ? db_error(&s->batch_error, s, "commit") : 0;
+    if (changes) OSYNC__BEFORE(sqlite_commit);
+    int rc = run(s, ST_COMMIT) ? db_error(&s->batch_error, s, "commit") : 0;
+    if (changes) OSYNC__AFTER(sqlite_commit);
+    return rc;
 }
 
 static void work(osync__job_t *job) {
@@ -203,7 +209,9 @@ static void db_close(store_t *s) {
 }
 
 static void work_close(osync__job_t *job) {
+    OSYNC__BEFORE(sqlite_close);
     db_close(job->arg);
+    OSYNC__AFTER(sqlite_close);
 }
 
 /* Loop */
@@ -388,7 +396,10 @@ static int db_version(store_t *s, int *out, osync_error_t *err) {
 static int db_open(store_t *s, osync_error_t *err) {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     int version = 0, rc = 0;
-    if (sqlite3_open_v2(s->path, &s->db, flags, NULL)) return db_error(err, s, "open");
+    OSYNC__BEFORE(sqlite_open);
+    rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
+    OSYNC__AFTER(sqlite_open);
+    if (rc) return db_error(err, s, "open");
     sqlite3_extended_result_codes(s->db, 1);
     /* Exclusive before WAL, so that no shared memory file is used; the lock is taken by the first transaction and kept.
      */
@@ -401,13 +412,20 @@ static int db_open(store_t *s, osync_error_t *err) {
             err, OSYNC_ENOTSUP,
             "checkpoint %s has schema version %d, this program knows %d: it was written by another version", s->path,
             version, SCHEMA_VERSION);
-    if (version == 0 &&
-        (rc = db_exec(s,
-                      "CREATE TABLE kv(key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;"
-                      "PRAGMA user_version = 1",
-                      err)))
-        return rc;
-    if ((rc = db_exec(s, "COMMIT", err)) || (rc = sync_names(s->path, err))) return rc;
+    if (version == 0) {
+        OSYNC__BEFORE(sqlite_schema);
+        rc = db_exec(s,
+                     "CREATE TABLE kv(key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;"
+                     "PRAGMA user_version = 1",
+                     err);
+    }
+    if (!rc) rc = db_exec(s, "COMMIT", err);
+    if (version == 0) OSYNC__AFTER(sqlite_schema);
+    if (rc) return rc;
+    OSYNC__BEFORE(sqlite_dirsync);
+    rc = sync_names(s->path, err);
+    OSYNC__AFTER(sqlite_dirsync);
+    if (rc) return rc;
     for (int i = 0; i < N_STATEMENTS; i++)
         if (sqlite3_prepare_v3(s->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statements[i], NULL))
             return db_error(err, s, statement_sql[i]);

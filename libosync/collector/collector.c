@@ -1,5 +1,6 @@
-/* The collector as a whole: its port, its place in ZooKeeper, its data folder, and the set of its tasks. What one task
- * does is task.c. Nothing here waits for anything: every step that can take time is a callback or a task's job. */
+/* The collector as a whole: its port, its place in ZooKeeper, its data folder, the set of its tasks and holds, and the
+ * budget of disk space that they share. What one task does is task.c, what one hold does hold.c. Nothing here waits for
+ * anything: every step that can take time is a callback or a task's job. */
 #include "osync/collector.h"
 
 #include <dirent.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/sys.h"
 #include "collector/internal.h"
 #include "zk/zk.h"
@@ -41,8 +43,12 @@ struct osync_collector {
     bool registered, registering;
     osync__task_env_t env;
     osync__partition_t *partitions;
-    size_t n_tasks;
+    size_t n_users;
     uint64_t started_ms;
+    uv_timer_t budget_timer;
+    uv_fs_t disk;
+    bool disk_asked, disk_known, over;
+    uint64_t free_bytes, disk_bytes;
     bool closing, parts_closing;
     unsigned to_close;
     void (*closed)(void *arg);
@@ -66,6 +72,8 @@ void osync_collector_config_init(osync_collector_config_t *config) {
         .heartbeat_ms = 5000,
         .snapshot_settle_ms = 60000,
         .worker_threads = 4,
+        .min_free_percent = 5,
+        .hold_expire_ms = 24 * 3600 * 1000,
     };
 }
 
@@ -81,7 +89,7 @@ static osync__partition_t *get_partition(osync_collector_t *c, uint64_t key, osy
     osync__partition_t *p = find_partition(c, key);
     if (p) return p;
     if (HASH_COUNT(c->partitions) == MAX_PARTITIONS) {
-        osync__err(err, OSYNC_ETOOBIG, "this collector has %d tasks, and takes no more", MAX_PARTITIONS);
+        osync__err(err, OSYNC_ETOOBIG, "this collector has %d tasks and holds, and takes no more", MAX_PARTITIONS);
         return NULL;
     }
     p = calloc(1, sizeof *p);
@@ -97,7 +105,7 @@ static osync__partition_t *get_partition(osync_collector_t *c, uint64_t key, osy
 
 static void drop_if_unused(osync__partition_t *p) {
     osync_collector_t *c = p->collector;
-    if (p->tasks > 0) return;
+    if (p->users > 0) return;
     HASH_DEL(c->partitions, p);
     free(p);
 }
@@ -106,47 +114,105 @@ static int add_task(osync__task_t **out, osync__partition_t *p, Openmldb__Datasy
                     osync__rpc_call_t *call, osync_error_t *err) {
     int rc = osync__task_new(out, &p->collector->env, p, request, call, err);
     if (rc) return rc;
-    p->tasks++;
-    p->collector->n_tasks++;
+    p->users++;
+    p->collector->n_users++;
     return 0;
 }
 
-/* True also if that can't be told. */
-static bool has_progress(const osync_collector_t *c, uint64_t key) {
-    struct stat st;
+/* When the file of that name in the partition's folder was written (wall clock, ms); 0: there is none. Not 0 if that
+ * can't be told. */
+static uint64_t written_ms(const osync_collector_t *c, uint64_t key, const char *name) {
+    struct stat st = {0};
     char *dir = osync__task_dir(c->config.data_dir, key);
-    char *path = dir ? osync__format("%s/%s", dir, OSYNC__TASK_PROGRESS) : NULL;
+    char *path = dir ? osync__format("%s/%s", dir, name) : NULL;
     bool none = path && stat(path, &st) && errno == ENOENT;
     free(path);
     free(dir);
-    return !none;
+    return none ? 0 : st.st_mtime > 0 ? (uint64_t)st.st_mtime * 1000 : 1;
 }
 
-static int read_progress(osync_collector_t *c, uint64_t key, Openmldb__Datasync__AddSyncTaskRequest **out,
-                         osync_error_t *err) {
-    osync__buf_t bytes = {0};
-    Openmldb__Datasync__AddSyncTaskRequest *r = NULL;
-    int rc = 0;
-    *out = NULL;
+static bool has_task(const osync_collector_t *c, uint64_t key) {
+    return written_ms(c, key, OSYNC__TASK_PROGRESS) > 0;
+}
+
+static bool has_hold(const osync_collector_t *c, uint64_t key) {
+    return written_ms(c, key, OSYNC__HOLD_PROGRESS) > 0;
+}
+
+static int read_stored(osync_collector_t *c, uint64_t key, const char *name, osync__buf_t *bytes, osync_error_t *err) {
     char *dir = osync__task_dir(c->config.data_dir, key);
-    char *path = dir ? osync__format("%s/%s", dir, OSYNC__TASK_PROGRESS) : NULL;
-    if (!path) {
-        rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
-        goto done;
-    }
-    rc = osync__read_file(path, PROGRESS_LIMIT, &bytes, err);
-    if (rc) goto done;
-    r = openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
-    if (!r || !r->sync_point || ((uint64_t)r->tid << 32 | r->pid) != key) {
-        rc = osync__err(err, OSYNC_ECORRUPT, "%s (%zu bytes) isn't the stored task of its folder", path, bytes.len);
-        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
-    } else {
-        *out = r;
-    }
-done:
+    char *path = dir ? osync__format("%s/%s", dir, name) : NULL;
+    int rc = path ? osync__read_file(path, PROGRESS_LIMIT, bytes, err) : osync__err(err, OSYNC_ENOMEM, "out of memory");
     free(path);
     free(dir);
+    return rc;
+}
+
+static int read_task(osync_collector_t *c, uint64_t key, Openmldb__Datasync__AddSyncTaskRequest **out,
+                     osync_error_t *err) {
+    osync__buf_t bytes = {0};
+    *out = NULL;
+    int rc = read_stored(c, key, OSYNC__TASK_PROGRESS, &bytes, err);
+    Openmldb__Datasync__AddSyncTaskRequest *r =
+        rc ? NULL : openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
+    if (!rc && (!r || !r->sync_point || ((uint64_t)r->tid << 32 | r->pid) != key)) {
+        rc = osync__err(err, OSYNC_ECORRUPT, "its %s (%zu bytes) isn't the stored task of its folder",
+                        OSYNC__TASK_PROGRESS, bytes.len);
+        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+        r = NULL;
+    }
+    *out = r;
     osync__buf_free(&bytes);
+    return rc;
+}
+
+static int read_hold(osync_collector_t *c, uint64_t key, Openmldb__Datasync__HoldLogRequest **out, osync_error_t *err) {
+    osync__buf_t bytes = {0};
+    *out = NULL;
+    int rc = read_stored(c, key, OSYNC__HOLD_PROGRESS, &bytes, err);
+    Openmldb__Datasync__HoldLogRequest *r =
+        rc ? NULL : openmldb__datasync__hold_log_request__unpack(NULL, bytes.len, bytes.data);
+    if (!rc && (!r || ((uint64_t)r->tid << 32 | r->pid) != key)) {
+        rc = osync__err(err, OSYNC_ECORRUPT, "its %s (%zu bytes) isn't the stored hold of its folder",
+                        OSYNC__HOLD_PROGRESS, bytes.len);
+        if (r) openmldb__datasync__hold_log_request__free_unpacked(r, NULL);
+        r = NULL;
+    }
+    *out = r;
+    osync__buf_free(&bytes);
+    return rc;
+}
+
+int osync__task_dir_make(const char *dir, osync_error_t *err) {
+    if (access(dir, F_OK) == 0) return 0;
+    char *parent = osync__format("%s/..", dir);
+    if (!parent) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    OSYNC__BEFORE(folder_mkdirs);
+    int rc = osync__mkdirs(dir, err);
+    OSYNC__AFTER(folder_mkdirs);
+    OSYNC__BEFORE(folder_dirsync);
+    if (!rc) rc = osync__fsync_dir(parent, err);
+    OSYNC__AFTER(folder_dirsync);
+    free(parent);
+    return rc;
+}
+
+/* First the files that say what it is for: a folder without them is nothing, whenever the process ends. */
+int osync__task_dir_remove(const char *dir, osync_error_t *err) {
+    static const char *const names[] = {OSYNC__TASK_PROGRESS, OSYNC__HOLD_PROGRESS};
+    int rc = 0;
+    for (size_t i = 0; !rc && i < sizeof names / sizeof names[0]; i++) {
+        char *path = osync__format("%s/%s", dir, names[i]);
+        if (!path) return osync__err(err, OSYNC_ENOMEM, "out of memory");
+        OSYNC__BEFORE(task_unlink);
+        if (unlink(path) && errno != ENOENT) rc = osync__err_errno(err, errno, "unlink %s", path);
+        OSYNC__AFTER(task_unlink);
+        free(path);
+    }
+    if (rc) return rc;
+    OSYNC__BEFORE(folder_remove);
+    rc = osync__rmtree(dir, err);
+    OSYNC__AFTER(folder_remove);
     return rc;
 }
 
@@ -155,7 +221,7 @@ static void load_task(osync_collector_t *c, uint64_t key) {
     osync_error_t err;
     Openmldb__Datasync__AddSyncTaskRequest *request = NULL;
     osync__partition_t *p = NULL;
-    int rc = read_progress(c, key, &request, &err);
+    int rc = read_task(c, key, &request, &err);
     if (!rc) {
         p = get_partition(c, key, &err);
         if (!p) {
@@ -174,6 +240,41 @@ static void load_task(osync_collector_t *c, uint64_t key) {
     osync__task_go_on(p->active);
 }
 
+static int add_hold(osync__partition_t *p, Openmldb__Datasync__HoldLogRequest *request, osync__rpc_call_t *call,
+                    uint64_t age_ms, osync_error_t *err) {
+    int rc = osync__hold_new(&p->hold, &p->collector->env, p, request, call, age_ms, err);
+    if (rc) return rc;
+    p->users++;
+    p->collector->n_users++;
+    return 0;
+}
+
+/* Takes up a stored hold. */
+static void load_hold(osync_collector_t *c, uint64_t key) {
+    osync_error_t err;
+    Openmldb__Datasync__HoldLogRequest *request = NULL;
+    osync__partition_t *p = NULL;
+    uint64_t now = osync__wall_ms(), asked = written_ms(c, key, OSYNC__HOLD_PROGRESS);
+    int rc = read_hold(c, key, &request, &err);
+    if (!rc) {
+        p = get_partition(c, key, &err);
+        if (!p) {
+            openmldb__datasync__hold_log_request__free_unpacked(request, NULL);
+            rc = err.code;
+        }
+    }
+    if (!rc) rc = add_hold(p, request, NULL, now > asked ? now - asked : 0, &err);
+    if (rc) {
+        osync__log(OSYNC_LOG_ERROR, "collector: stored hold %u-%u isn't taken up: %s", (uint32_t)(key >> 32),
+                   (uint32_t)key, err.message);
+        if (p) drop_if_unused(p);
+        /* Nothing was promised; what it kept would stay for good. */
+        char *dir = rc == OSYNC_ECORRUPT ? osync__task_dir(c->config.data_dir, key) : NULL;
+        if (dir) (void)osync__task_dir_remove(dir, NULL);
+        free(dir);
+    }
+}
+
 static void on_ready(osync__task_t *task) {
     osync__partition_t *p = osync__task_partition(task);
     p->active = task;
@@ -185,14 +286,28 @@ static void on_ended(osync__task_t *task, bool untaken) {
     osync_collector_t *c = p->collector;
     if (p->active == task) p->active = NULL;
     if (p->incoming == task) p->incoming = NULL;
-    p->tasks--;
-    c->n_tasks--;
+    p->users--;
+    c->n_users--;
     uint64_t key = p->key;
     if (p->incoming) osync__task_go_on(p->incoming);
-    bool again = untaken && !c->closing && p->tasks == 0 && has_progress(c, key);
+    bool again = untaken && !c->closing && p->users == 0;
     drop_if_unused(p);
-    if (again) load_task(c, key);
-    if (c->closing && c->n_tasks == 0) close_parts(c);
+    if (again && has_task(c, key))
+        load_task(c, key);
+    else if (again && has_hold(c, key))
+        load_hold(c, key);
+    if (c->closing && c->n_users == 0) close_parts(c);
+}
+
+static void on_hold_ended(osync__hold_t *hold) {
+    osync__partition_t *p = osync__hold_partition(hold);
+    osync_collector_t *c = p->collector;
+    p->hold = NULL;
+    p->users--;
+    c->n_users--;
+    if (p->incoming) osync__task_go_on(p->incoming);
+    drop_if_unused(p);
+    if (c->closing && c->n_users == 0) close_parts(c);
 }
 
 /* ---- requests ---- */
@@ -246,12 +361,162 @@ static void on_add(osync__rpc_call_t *call, void *arg) {
     osync__task_go_on(task);
 }
 
+static Openmldb__Datasync__HoldLogRequest *copy_hold(const Openmldb__Datasync__HoldLogRequest *r) {
+    Openmldb__Datasync__HoldLogRequest *copy = NULL;
+    osync__buf_t bytes = {0};
+    size_t len = openmldb__datasync__hold_log_request__get_packed_size(r);
+    if (!osync__buf_reserve(&bytes, len + 1)) {
+        bytes.len = openmldb__datasync__hold_log_request__pack(r, bytes.data);
+        copy = openmldb__datasync__hold_log_request__unpack(NULL, bytes.len, bytes.data);
+    }
+    osync__buf_free(&bytes);
+    return copy;
+}
+
+static void on_hold(osync__rpc_call_t *call, void *arg) {
+    osync_collector_t *c = arg;
+    osync_error_t err = {0};
+    const Openmldb__Datasync__HoldLogRequest *r =
+        (const Openmldb__Datasync__HoldLogRequest *)(const void *)osync__rpc_request(call);
+    uint64_t key = (uint64_t)r->tid << 32 | r->pid;
+    osync__partition_t *p = find_partition(c, key);
+    if (c->closing) {
+        osync__hold_answer(call, -1, "the collector is closing", NULL);
+        return;
+    }
+    if (p && (!p->hold || p->users > 1)) {
+        /* A task has the folder, or is about to; it links more than a hold does. Or it is just being removed: the next
+         * request finds it empty. */
+        osync__hold_answer(call, 0, NULL, NULL);
+        return;
+    }
+    if (r->release) {
+        const char *task = r->task_id ? r->task_id : "";
+        if (p && !strcmp(osync__hold_task(p->hold), task)) /* not that of a later task */
+            osync__hold_end(p->hold, true, call);
+        else
+            osync__hold_answer(call, 0, NULL, NULL);
+        return;
+    }
+    Openmldb__Datasync__HoldLogRequest *request = copy_hold(r);
+    if (!request) {
+        osync__hold_answer(call, -1, "out of memory", NULL);
+        return;
+    }
+    if (p) {
+        osync__hold_refresh(p->hold, request, call);
+        return;
+    }
+    p = get_partition(c, key, &err);
+    if (!p)
+        openmldb__datasync__hold_log_request__free_unpacked(request, NULL);
+    else if (!add_hold(p, request, call, 0, &err))
+        return;
+    else
+        drop_if_unused(p);
+    osync__hold_answer(call, -1, err.message, NULL);
+}
+
+/* ---- the budget of disk space ---- */
+
+static uint64_t all_pinned(const osync_collector_t *c) {
+    uint64_t sum = 0;
+    for (const osync__partition_t *p = c->partitions; p; p = p->hh.next) {
+        osync__hold_status_t s = {0};
+        if (p->hold) osync__hold_status(p->hold, &s);
+        sum += s.pinned_bytes + (p->active ? osync__task_pinned(p->active) : 0);
+    }
+    return sum;
+}
+
+/* Why something has to be given up, in `out`; false: nothing has to. */
+static bool over_budget(const osync_collector_t *c, char *out, size_t size) {
+    uint64_t pinned = all_pinned(c), most = c->config.max_pinned_bytes;
+    /* Whatever else fills the disk is nothing that giving up links would mend. */
+    if (pinned == 0) return false;
+    if (most > 0 && pinned > most) {
+        (void)snprintf(out, size,
+                       "all links of this collector kept %llu bytes that the TabletServer has deleted, and "
+                       "--max_pinned_bytes allows %llu",
+                       (unsigned long long)pinned, (unsigned long long)most);
+        return true;
+    }
+    uint64_t percent = c->disk_bytes / 100;
+    if (c->disk_known && percent > 0 && c->free_bytes < percent * c->config.min_free_percent) {
+        (void)snprintf(out, size,
+                       "%llu bytes (%llu %%) of the file system of %.200s were free, less than --min_free_percent "
+                       "(%u), and all links of this collector kept %llu bytes that the TabletServer has deleted",
+                       (unsigned long long)c->free_bytes, (unsigned long long)(c->free_bytes / percent),
+                       c->config.data_dir, c->config.min_free_percent, (unsigned long long)pinned);
+        return true;
+    }
+    return false;
+}
+
+/* One at a time, the largest first, holds before tasks: whether that was enough is seen the next time. The first time,
+ * some may not have been counted yet since the tablet has deleted something. */
+static void keep_budget(osync_collector_t *c) {
+    char why[700], all[600];
+    osync__partition_t *held = NULL, *active = NULL;
+    uint64_t most_held = 0, most_active = 0;
+    bool was_over = c->over;
+    c->over = over_budget(c, all, sizeof all);
+    if (!was_over || !c->over) return;
+    for (osync__partition_t *p = c->partitions; p; p = p->hh.next) {
+        osync__hold_status_t s = {0};
+        if (p->hold) osync__hold_status(p->hold, &s);
+        if (s.pinned_bytes > most_held) {
+            most_held = s.pinned_bytes;
+            held = p;
+        }
+        if (p->active && !p->incoming && osync__task_pinned(p->active) > most_active) {
+            most_active = osync__task_pinned(p->active);
+            active = p;
+        }
+    }
+    if (held) {
+        osync__log(OSYNC_LOG_WARN, "collector: hold %u-%u, which kept %llu bytes, is given up: %s",
+                   (uint32_t)(held->key >> 32), (uint32_t)held->key, (unsigned long long)most_held, all);
+        osync__hold_end(held->hold, true, NULL);
+    } else if (active) {
+        (void)snprintf(why, sizeof why, "its links were given up, which kept %llu bytes: %s",
+                       (unsigned long long)most_active, all);
+        (void)osync__task_give_up(active->active, why);
+    }
+}
+
+static void on_disk(uv_fs_t *req) {
+    osync_collector_t *c = req->data;
+    const uv_statfs_t *s = req->ptr;
+    c->disk_known = req->result == 0;
+    if (c->disk_known) {
+        c->free_bytes = s->f_bavail * s->f_bsize;
+        c->disk_bytes = s->f_blocks * s->f_bsize;
+    }
+    uv_fs_req_cleanup(req);
+    c->disk_asked = false;
+    if (!c->closing) keep_budget(c);
+    if (c->closing && c->n_users == 0) close_parts(c);
+}
+
+static void on_budget_timer(uv_timer_t *timer) {
+    osync_collector_t *c = timer->data;
+    if (c->disk_asked) return;
+    c->disk.data = c;
+    c->disk_asked = uv_fs_statfs(c->loop, &c->disk, c->config.data_dir, on_disk) == 0;
+}
+
 static void on_status_page(osync__rpc_call_t *call, void *arg) {
     const osync_collector_t *c = arg;
     osync__status_page_t page = {
         .endpoint = c->endpoint,
         .uptime_ms = osync__mono_ms() - c->started_ms,
         .registered = c->registered,
+        .config = &c->config,
+        .pinned_bytes = all_pinned(c),
+        .disk_known = c->disk_known,
+        .free_bytes = c->free_bytes,
+        .disk_bytes = c->disk_bytes,
         .partitions = c->partitions,
     };
     osync__status_reply(call, &page);
@@ -260,6 +525,8 @@ static void on_status_page(osync__rpc_call_t *call, void *arg) {
 static const osync__rpc_method_t methods[] = {
     {"openmldb.datasync.DataCollector", "AddSyncTask", &openmldb__datasync__add_sync_task_request__descriptor,
      &openmldb__datasync__general_response__descriptor, on_add},
+    {"openmldb.datasync.DataCollector", "HoldLog", &openmldb__datasync__hold_log_request__descriptor,
+     &openmldb__datasync__hold_log_response__descriptor, on_hold},
 };
 static const osync__rpc_page_t pages[] = {{"/status", on_status_page}};
 
@@ -352,11 +619,13 @@ static bool task_key(const char *name, uint64_t *key) {
  * that it holds something. False: it holds progress. */
 static bool remove_remnant(const osync_collector_t *c, uint64_t key) {
     osync_error_t err;
-    if (has_progress(c, key)) return false;
+    if (has_task(c, key) || has_hold(c, key)) return false;
     char *dir = osync__task_dir(c->config.data_dir, key);
     if (!dir) return false;
     osync__log(OSYNC_LOG_INFO, "collector: %s holds no task: removed", dir);
+    OSYNC__BEFORE(remnant_remove);
     if (osync__rmtree(dir, &err)) osync__log(OSYNC_LOG_WARN, "collector: %s", err.message);
+    OSYNC__AFTER(remnant_remove);
     free(dir);
     return true;
 }
@@ -366,7 +635,12 @@ static int load_tasks(osync_collector_t *c, osync_error_t *err) {
     DIR *d = opendir(c->config.data_dir);
     if (!d) return osync__err_errno(err, errno, "open the data folder %s", c->config.data_dir);
     for (struct dirent *e; (e = readdir(d));)
-        if (task_key(e->d_name, &key) && !remove_remnant(c, key)) load_task(c, key);
+        if (task_key(e->d_name, &key) && !remove_remnant(c, key)) {
+            if (has_task(c, key))
+                load_task(c, key);
+            else
+                load_hold(c, key);
+        }
     closedir(d);
     return 0;
 }
@@ -431,7 +705,9 @@ int osync_collector_start(osync_collector_t *c, osync_error_t *err) {
                                  .client = c->client,
                                  .config = &c->config,
                                  .ready = on_ready,
-                                 .ended = on_ended};
+                                 .ended = on_ended,
+                                 .hold_ended = on_hold_ended};
+    uv_timer_start(&c->budget_timer, on_budget_timer, 0, c->config.heartbeat_ms);
     rc = load_tasks(c, err);
     if (rc || !c->config.zk_cluster[0]) return rc;
     osync__zk_config_t zk = {
@@ -467,6 +743,10 @@ static int check_config(const osync_collector_config_t *c, osync_error_t *err) {
     if (c->heartbeat_ms == 0 || c->request_timeout_ms == 0)
         return osync__err(err, OSYNC_ECONFIG,
                           "collector configuration: heartbeat_ms and request_timeout_ms must not be 0");
+    if (c->min_free_percent > 100 || c->hold_expire_ms == 0)
+        return osync__err(
+            err, OSYNC_ECONFIG,
+            "collector configuration: min_free_percent must be from 0 to 100, and hold_expire_ms not be 0");
     return 0;
 }
 
@@ -499,7 +779,8 @@ int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_co
         return rc;
     }
     uv_timer_init(loop, &c->register_timer);
-    c->register_timer.data = c;
+    uv_timer_init(loop, &c->budget_timer);
+    c->register_timer.data = c->budget_timer.data = c;
     *out = c;
     return 0;
 }
@@ -519,9 +800,9 @@ static void on_timer_closed(uv_handle_t *h) {
 
 /* No task is left that uses them. */
 static void close_parts(osync_collector_t *c) {
-    if (c->parts_closing) return;
+    if (c->parts_closing || c->disk_asked) return;
     c->parts_closing = true;
-    c->to_close = 1u + (c->server ? 1u : 0u) + (c->client ? 1u : 0u) + (c->pool ? 1u : 0u) + (c->long_pool ? 1u : 0u) +
+    c->to_close = 2u + (c->server ? 1u : 0u) + (c->client ? 1u : 0u) + (c->pool ? 1u : 0u) + (c->long_pool ? 1u : 0u) +
                   (c->zk ? 1u : 0u);
     if (c->server) osync__rpc_server_close(c->server, on_part_closed, c);
     if (c->client) osync__rpc_client_close(c->client, on_part_closed, c);
@@ -529,6 +810,7 @@ static void close_parts(osync_collector_t *c) {
     if (c->long_pool) osync__pool_close(c->long_pool, on_part_closed, c);
     if (c->zk) osync__zk_close(c->zk, on_part_closed, c);
     uv_close((uv_handle_t *)&c->register_timer, on_timer_closed);
+    uv_close((uv_handle_t *)&c->budget_timer, on_timer_closed);
 }
 
 void osync_collector_close(osync_collector_t *c, void (*cb)(void *arg), void *arg) {
@@ -537,10 +819,13 @@ void osync_collector_close(osync_collector_t *c, void (*cb)(void *arg), void *ar
     c->closed = cb;
     c->closed_arg = arg;
     uv_timer_stop(&c->register_timer);
+    uv_timer_stop(&c->budget_timer);
     HASH_ITER(hh, c->partitions, p, next) {
         osync__task_t *active = p->active, *incoming = p->incoming;
+        osync__hold_t *hold = p->hold;
         if (incoming) osync__task_end(incoming, false);
         if (active) osync__task_end(active, false);
+        if (hold) osync__hold_end(hold, false, NULL);
     }
-    if (c->n_tasks == 0) close_parts(c);
+    if (c->n_users == 0) close_parts(c);
 }

@@ -1,5 +1,5 @@
-/* What collector.c (the port, ZooKeeper, the set of tasks) and task.c (one partition) know of each other. Loop thread
- * only. */
+/* What collector.c (the port, ZooKeeper, the set of tasks, the budget of disk space), task.c (one partition that is
+ * read) and hold.c (one whose log is only kept) know of each other. Loop thread only, unless said otherwise. */
 #ifndef OSYNC_COLLECTOR_INTERNAL_H
 #define OSYNC_COLLECTOR_INTERNAL_H
 
@@ -13,16 +13,20 @@
 #include "data_sync.pb-c.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
+#include "tablet.pb-c.h"
 
 typedef struct osync__task osync__task_t;
+typedef struct osync__hold osync__hold_t;
 
-/* One partition. While a new task is set up, the one it replaces goes on until the tablet has answered. */
+/* One partition. While a new task is set up, the one it replaces goes on until the tablet has answered. It is held or
+ * has tasks, but for a hand-out that isn't linked yet. */
 typedef struct osync__partition {
     uint64_t key; /* tid << 32 | pid */
     osync_collector_t *collector;
     osync__task_t *active;
     osync__task_t *incoming;
-    unsigned tasks; /* that are not freed yet: these two, and those that are ending */
+    osync__hold_t *hold;
+    unsigned users; /* of its folder that are not freed yet: these three, and those that are ending */
     UT_hash_handle hh;
 } osync__partition_t;
 
@@ -39,6 +43,7 @@ typedef struct osync__task_env {
     /* The task has ended and is freed after this returns. `untaken`: it was handed out and never set up, so that a task
      * before it may still be stored in the folder. */
     void (*ended)(osync__task_t *task, bool untaken);
+    void (*hold_ended)(osync__hold_t *hold); /* likewise */
 } osync__task_env_t;
 
 /* Takes `request` in any case. `call`: the AddSyncTask to answer; NULL: a stored task, which tries again until it
@@ -66,9 +71,54 @@ typedef struct osync__task_status {
 
 void osync__task_status(const osync__task_t *task, osync__task_status_t *out);
 
-/* <data_dir>/<tid>-<pid>, the caller's to free; NULL: out of memory. And the file in it. */
+/* Bytes of files that only its links keep, as they were last counted. */
+uint64_t osync__task_pinned(const osync__task_t *task);
+/* Its links go, and it is FAILED until it is handed out anew; `why` begins the reason. False: it is about to end, or
+ * has no links, so that nothing is done. */
+bool osync__task_give_up(osync__task_t *task, const char *why);
+
+/* ---- holds ---- */
+
+/* Takes `request` in any case, and begins. `call`: the HoldLog to answer; NULL: a stored hold, last asked for age_ms
+ * ago. */
+int osync__hold_new(osync__hold_t **out, const osync__task_env_t *env, osync__partition_t *partition,
+                    Openmldb__Datasync__HoldLogRequest *request, osync__rpc_call_t *call, uint64_t age_ms,
+                    osync_error_t *err);
+/* HoldLog once more. Takes `request` in any case. */
+void osync__hold_refresh(osync__hold_t *hold, Openmldb__Datasync__HoldLogRequest *request, osync__rpc_call_t *call);
+/* Ends it; what it waits for and does is waited for, then `hold_ended` is called. `remove`: the folder goes too. `call`
+ * (may be NULL): a HoldLog that is answered then. */
+void osync__hold_end(osync__hold_t *hold, bool remove, osync__rpc_call_t *call);
+
+osync__partition_t *osync__hold_partition(const osync__hold_t *hold);
+const char *osync__hold_task(const osync__hold_t *hold);
+
+typedef struct osync__hold_status {
+    uint32_t tid, pid;
+    const char *task_id, *tablet, *reason; /* valid until the loop goes on */
+    uint64_t first, last;                  /* log entries */
+    uint64_t link_files, link_bytes, pinned_bytes, expires_ms;
+} osync__hold_status_t;
+
+void osync__hold_status(const osync__hold_t *hold, osync__hold_status_t *out);
+/* Answers HoldLog; status NULL: nothing is held. */
+void osync__hold_answer(osync__rpc_call_t *call, int code, const char *message, const osync__hold_status_t *status);
+
+/* ---- folders ---- */
+
+/* <data_dir>/<tid>-<pid>, the caller's to free; NULL: out of memory. And the files in it: the AddSyncTask or the
+ * HoldLog that it is for. */
 char *osync__task_dir(const char *data_dir, uint64_t key);
 #define OSYNC__TASK_PROGRESS "task.progress"
+#define OSYNC__HOLD_PROGRESS "hold.progress"
+/* Makes it, if it isn't there, as a durable step. Blocks. */
+int osync__task_dir_make(const char *dir, osync_error_t *err);
+/* Removes it. Blocks. */
+int osync__task_dir_remove(const char *dir, osync_error_t *err);
+
+/* The text of a tablet's answer that isn't fit for a task; NULL: it is. */
+const char *osync__status_fault(const Openmldb__Api__TableStatus *s);
+#define OSYNC__TABLET_SERVICE "openmldb.api.TabletServer"
 
 /* printf into memory of the caller's (free); NULL: out of memory. */
 char *osync__format(const char *fmt, ...) OSYNC_PRINTF(1, 2);
@@ -81,6 +131,10 @@ typedef struct osync__status_page {
     const char *endpoint;
     uint64_t uptime_ms;
     bool registered;
+    const osync_collector_config_t *config;
+    uint64_t pinned_bytes;
+    bool disk_known;
+    uint64_t free_bytes, disk_bytes;
     const osync__partition_t *partitions; /* a uthash */
 } osync__status_page_t;
 void osync__status_reply(osync__rpc_call_t *call, const osync__status_page_t *page);

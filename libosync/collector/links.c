@@ -15,7 +15,9 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/sys.h"
+#include "collector/lineage.h"
 #include "format/binlog.h"
 #include "format/snapshot.h"
 
@@ -93,11 +95,47 @@ static bool highest_held(const char *dir, uint64_t *highest) {
     return any;
 }
 
-/* Links one file, or checks that the link that is there is the same file. */
-static int link_log(const char *source, const char *dir, const char *name, osync_error_t *err) {
+static int make_link(osync__failpoint_t point, const char *from, const char *to) {
+    OSYNC__BEFORE_POINT(point);
+    int rc = link(from, to) ? errno : 0;
+    OSYNC__AFTER_POINT(point);
+    return rc;
+}
+
+static int make_dirs(osync__failpoint_t point, const char *path, osync_error_t *err) {
+    OSYNC__BEFORE_POINT(point);
+    int rc = osync__mkdirs(path, err);
+    OSYNC__AFTER_POINT(point);
+    return rc;
+}
+
+static int remove_tree(osync__failpoint_t point, const char *path, osync_error_t *err) {
+    OSYNC__BEFORE_POINT(point);
+    int rc = osync__rmtree(path, err);
+    OSYNC__AFTER_POINT(point);
+    return rc;
+}
+
+static int sync_dir(osync__failpoint_t point, const char *path, osync_error_t *err) {
+    OSYNC__BEFORE_POINT(point);
+    int rc = osync__fsync_dir(path, err);
+    OSYNC__AFTER_POINT(point);
+    return rc;
+}
+
+static int rename_to(osync__failpoint_t point, const char *from, const char *to, osync_error_t *err) {
+    OSYNC__BEFORE_POINT(point);
+    int rc = rename(from, to) ? osync__err_errno(err, errno, "rename %s to %s", from, to) : 0;
+    OSYNC__AFTER_POINT(point);
+    return rc;
+}
+
+/* Links one file (*made), or checks that the link that is there is the same file. */
+static int link_log(const char *source, const char *dir, const char *name, bool *made, osync_error_t *err) {
     path_t from, to;
     struct stat a, b;
     char what[NAME_MAX + 64];
+    int errnum = EEXIST;
     int rc = path_of(from, err, "%s/%s", source, name);
     if (!rc) rc = path_of(to, err, "%s/%s", dir, name);
     if (rc) return rc;
@@ -107,11 +145,12 @@ static int link_log(const char *source, const char *dir, const char *name, osync
         if (same_file(&a, &b)) return 0;
     } else if (errno != ENOENT) {
         return osync__err_errno(err, errno, "stat %s", to);
-    } else if (link(from, to) == 0) {
-        return 0;
-    } else if (errno != EEXIST) {
-        return errno == ENOENT ? 0 : link_error(errno, from, to, err); /* ENOENT: purged just now */
+    } else {
+        errnum = make_link(OSYNC__FP_log_link, from, to);
     }
+    if (errnum == 0) *made = true;
+    if (errnum == 0 || errnum == ENOENT) return 0; /* ENOENT: purged just now */
+    if (errnum != EEXIST) return link_error(errnum, from, to, err);
     (void)snprintf(what, sizeof what, "%s is another file than the one linked earlier", name);
     return recreated(source, what, err);
 }
@@ -119,9 +158,9 @@ static int link_log(const char *source, const char *dir, const char *name, osync
 int osync__links_binlog(osync__links_t *l, osync_error_t *err) {
     path_t dir;
     uint64_t number, newest = 0, held = 0;
-    bool any = false;
+    bool any = false, made = false;
     int rc = path_of(dir, err, "%s/binlog", l->dir);
-    if (!rc) rc = osync__mkdirs(dir, err);
+    if (!rc) rc = make_dirs(OSYNC__FP_binlog_mkdirs, dir, err);
     if (!rc) rc = check_device(l->binlog_source, dir, err);
     if (rc) return rc;
     DIR *d = opendir(l->binlog_source);
@@ -137,10 +176,11 @@ int osync__links_binlog(osync__links_t *l, osync_error_t *err) {
         if (!any || number > newest) newest = number;
         any = true;
         if (number < l->lowest) continue;
-        rc = link_log(l->binlog_source, dir, e->d_name, err);
+        rc = link_log(l->binlog_source, dir, e->d_name, &made, err);
         if (rc) break;
     }
     closedir(d);
+    if (!rc && made) rc = sync_dir(OSYNC__FP_binlog_dirsync, dir, err);
     /* The tablet never deletes its newest file, so that its numbers only go back if it began anew. */
     if (!rc && highest_held(dir, &held) && (!any || newest < held)) {
         char what[128];
@@ -156,7 +196,7 @@ int osync__links_binlog(osync__links_t *l, osync_error_t *err) {
 static int link_folder(const char *source, const char *dir, osync_error_t *err) {
     path_t from, to;
     struct stat st;
-    int rc = 0;
+    int rc = 0, errnum;
     DIR *d = opendir(source);
     if (!d) return osync__err_errno(err, errno, "open the snapshot folder %s", source);
     while (!rc) {
@@ -171,8 +211,8 @@ static int link_folder(const char *source, const char *dir, osync_error_t *err) 
         if (rc) break;
         if (lstat(from, &st))
             rc = osync__err_errno(err, errno, "stat %s", from);
-        else if (S_ISREG(st.st_mode) && link(from, to))
-            rc = link_error(errno, from, to, err);
+        else if (S_ISREG(st.st_mode) && (errnum = make_link(OSYNC__FP_checkpoint_link, from, to)) != 0)
+            rc = link_error(errnum, from, to, err);
     }
     closedir(d);
     return rc;
@@ -186,16 +226,17 @@ static int try_snapshot(osync__links_t *l, const char *tmp, bool *none, bool *ag
     osync__buf_t text = {0};
     osync__manifest_t m;
     struct stat held, now, folder_held, folder_now;
-    int fd = -1;
+    int fd = -1, errnum;
     int rc = path_of(manifest, err, "%s/MANIFEST", l->snapshot_source);
     if (!rc) rc = path_of(copy, err, "%s/MANIFEST", tmp);
     if (!rc) rc = path_of(data, err, "%s/data", tmp);
     if (!rc) rc = osync__rmtree(tmp, err);
-    if (!rc) rc = osync__mkdirs(data, err);
+    if (!rc) rc = make_dirs(OSYNC__FP_snapshot_mkdirs, data, err);
     if (rc) goto done;
     *again = *none = false;
-    if (link(manifest, copy)) {
-        rc = link_error(errno, manifest, copy, err);
+    errnum = make_link(OSYNC__FP_manifest_link, manifest, copy);
+    if (errnum) {
+        rc = link_error(errnum, manifest, copy, err);
         if (rc != OSYNC_ENOENT) goto done;
         /* The kernel says so too when the file is replaced between finding and linking it. */
         *again = stat(manifest, &now) == 0;
@@ -240,10 +281,10 @@ int osync__links_snapshot(osync__links_t *l, osync_error_t *err) {
     if (rc && again && err) osync__err_wrap(err, err, "given up after %d tries", SNAPSHOT_TRIES);
     if (!rc) rc = osync__links_drop_snapshot(l, err);
     if (!rc && !none) {
-        rc = osync__fsync_dir(data, err);
+        rc = sync_dir(OSYNC__FP_snapshot_fsync, data, err);
         if (!rc) rc = osync__fsync_dir(tmp, err);
-        if (!rc && rename(tmp, final)) rc = osync__err_errno(err, errno, "rename %s to %s", tmp, final);
-        if (!rc) rc = osync__fsync_dir(l->dir, err);
+        if (!rc) rc = rename_to(OSYNC__FP_snapshot_rename, tmp, final, err);
+        if (!rc) rc = sync_dir(OSYNC__FP_snapshot_dirsync, l->dir, err);
     }
     if (rc || none) (void)osync__rmtree(tmp, NULL);
     return rc;
@@ -278,12 +319,14 @@ int osync__links_snapshot_info(const osync__links_t *l, char *name, size_t size,
 
 int osync__links_drop_snapshot(osync__links_t *l, osync_error_t *err) {
     path_t final, old;
+    struct stat st;
     int rc = path_of(final, err, "%s/snapshot", l->dir);
     if (!rc) rc = path_of(old, err, "%s/snapshot.old", l->dir);
     if (!rc) rc = osync__rmtree(old, err);
     /* Out of the way in one step: what is called snapshot/ is complete, whenever the process ends. */
-    if (!rc && rename(final, old) && errno != ENOENT) rc = osync__err_errno(err, errno, "rename %s to %s", final, old);
-    return rc ? rc : osync__rmtree(old, err);
+    if (rc || (lstat(final, &st) && errno == ENOENT)) return rc;
+    rc = rename_to(OSYNC__FP_snapshot_drop, final, old, err);
+    return rc ? rc : remove_tree(OSYNC__FP_snapshot_remove, old, err);
 }
 
 /* ---- all ---- */
@@ -313,24 +356,38 @@ int osync__links_all(osync__links_t *l, bool snapshot, bool relink, osync_error_
     if (!rc) rc = link_all(l, snapshot, err);
     if (rc == OSYNC_EDIVERGED && relink) {
         l->lowest = 0;
-        rc = osync__rmtree(path, err);
+        rc = remove_tree(OSYNC__FP_relink_remove, path, err);
         if (!rc) rc = osync__links_drop_snapshot(l, err);
         if (!rc) rc = link_all(l, snapshot, err);
     }
-    if (!rc) rc = osync__fsync_dir(path, err);
     osync__links_measure(l);
     return rc;
 }
 
-/* The lowest entry whose file is still needed; 0: all files are. The base's own entry is, since its term and checksum
- * tell whether the log is still the same. */
-static uint64_t lowest_entry(const Openmldb__Datasync__SyncPoint *p) {
+/* The place behind the lowest entry whose file is still needed; 0: all files are. The base's own entry is, since its
+ * term and checksum tell whether the log is still the same. */
+static osync__position_t lowest_place(const Openmldb__Datasync__SyncPoint *p) {
     bool follows = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG;
-    if (!follows && p->n_ranges == 0) return 0;
-    uint64_t lowest = follows ? (p->offset > 0 ? p->offset - 1 : 0) : UINT64_MAX;
-    for (size_t i = 0; i < p->n_ranges; i++)
-        if (p->ranges[i]->window_base < lowest) lowest = p->ranges[i]->window_base;
+    osync__position_t lowest = {0};
+    if (follows)
+        lowest = (osync__position_t){
+            .next = p->offset > 0 ? p->offset : 1, .term = p->last_term, .crc = p->last_crc, .known = p->has_last_crc};
+    for (size_t i = 0; i < p->n_ranges; i++) {
+        const Openmldb__Datasync__SyncRange *g = p->ranges[i];
+        if (lowest.next > 0 && g->window_base >= lowest.next - 1) continue;
+        lowest = (osync__position_t){
+            .next = g->window_base + 1, .term = g->base_term, .crc = g->base_crc, .known = g->has_base_crc};
+    }
     return lowest;
+}
+
+/* A traverse that goes on in another snapshot than the point speaks of may have an older base. */
+static bool other_snapshot(const osync__links_t *l, const Openmldb__Datasync__SyncPoint *p) {
+    char id[OSYNC__SNAPSHOT_ID];
+    path_t data;
+    if (p->type != OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT || !p->snapshot_id) return false;
+    return path_of(data, NULL, "%s/snapshot/data", l->dir) || osync__snapshot_id(data, id, NULL) ||
+           strcmp(id, p->snapshot_id);
 }
 
 int osync__links_release(osync__links_t *l, const Openmldb__Datasync__SyncPoint *committed, osync_error_t *err) {
@@ -338,24 +395,75 @@ int osync__links_release(osync__links_t *l, const Openmldb__Datasync__SyncPoint 
     osync__binlog_t *log = NULL;
     const osync__log_file_t *files;
     size_t n, keep = 0;
-    uint64_t entry = lowest_entry(committed);
+    osync__position_t lowest = lowest_place(committed);
+    osync__verdict_t verdict = OSYNC__LOG_SAME;
+    osync_error_t why = {0};
+    uint64_t entry = lowest.next > 0 ? lowest.next - 1 : 0;
     int rc = 0;
     if (committed->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) rc = osync__links_drop_snapshot(l, err);
-    if (!rc && entry > 0) {
+    if (!rc && entry > 0 && !other_snapshot(l, committed)) {
         rc = path_of(dir, err, "%s/binlog", l->dir);
         if (!rc) rc = osync__binlog_open(&log, dir, err);
         if (rc) goto done;
         n = osync__binlog_files(log, &files);
         for (size_t i = 0; i < n; i++)
             if (files[i].has_entry && files[i].first <= entry) keep = i;
+        /* Whatever else can be wrong with the log, whoever reads it says so. */
+        if (keep > 0 && (osync__log_compare(log, &lowest, &verdict, &why, &why) || verdict != OSYNC__LOG_SAME))
+            keep = 0;
+        n = osync__binlog_files(log, &files); /* comparing may have listed the folder again */
+        if (keep >= n) keep = 0;
         if (keep > 0) l->lowest = files[keep].number;
-        for (size_t i = 0; i < keep; i++)
+        for (size_t i = 0; i < keep; i++) {
+            OSYNC__BEFORE(log_unlink);
             if (unlink(files[i].path) && errno != ENOENT) rc = osync__err_errno(err, errno, "unlink %s", files[i].path);
+            OSYNC__AFTER(log_unlink);
+        }
     }
 done:
     osync__binlog_close(log);
     osync__links_measure(l);
     return rc;
+}
+
+int osync__links_drop(osync__links_t *l, osync_error_t *err) {
+    path_t path;
+    int rc = osync__links_drop_snapshot(l, err);
+    if (!rc) rc = path_of(path, err, "%s/binlog", l->dir);
+    if (!rc) rc = remove_tree(OSYNC__FP_links_drop, path, err);
+    osync__links_measure(l);
+    return rc;
+}
+
+static int entries_of(const char *dir, uint64_t *first, uint64_t *last, osync_error_t *err) {
+    osync__binlog_t *log = NULL;
+    const osync__log_file_t *files;
+    *first = *last = 0;
+    int rc = osync__binlog_open(&log, dir, err);
+    if (!rc) rc = osync__binlog_tail(log, last, err);
+    if (!rc)
+        for (size_t i = osync__binlog_files(log, &files); i-- > 0;)
+            if (files[i].has_entry) *first = files[i].first;
+    osync__binlog_close(log);
+    return rc;
+}
+
+int osync__links_entries(const osync__links_t *l, uint64_t *first, uint64_t *last, osync_error_t *err) {
+    path_t dir;
+    int rc = path_of(dir, err, "%s/binlog", l->dir);
+    return rc ? rc : entries_of(dir, first, last, err);
+}
+
+int osync__links_missing(const osync__links_t *l, const Openmldb__Datasync__SyncPoint *committed, uint64_t *first,
+                         uint64_t *last, osync_error_t *err) {
+    uint64_t oldest = 0, newest, next = lowest_place(committed).next, need = next > 1 ? next - 1 : next;
+    *first = *last = 0;
+    if (need == 0) return 0;
+    int rc = entries_of(l->binlog_source, &oldest, &newest, err);
+    if (rc || (oldest > 0 && oldest <= need)) return rc;
+    *first = need;
+    *last = oldest > 0 ? oldest - 1 : UINT64_MAX;
+    return 0;
 }
 
 static void measure(osync__links_t *l, const char *folder) {

@@ -28,7 +28,7 @@ typedef struct osync__links {
 
 /* Everything a task needs: binlog, then the snapshot if `snapshot` (and none is held), then the binlog again. `relink`:
  * links of a partition that was re-created since are thrown away and made anew; else that is OSYNC_EDIVERGED.
- * OSYNC_EXDEV: another file system. The partition's folder is made. */
+ * OSYNC_EXDEV: another file system. The partition's folder is made. What is linked is durable. */
 int osync__links_all(osync__links_t *links, bool snapshot, bool relink, osync_error_t *err);
 
 /* Links new binlog files. OSYNC_EDIVERGED: a linked file's name now belongs to another file, or the tablet's numbering
@@ -44,8 +44,19 @@ int osync__links_snapshot_info(const osync__links_t *links, char *name, size_t s
 
 int osync__links_drop_snapshot(osync__links_t *links, osync_error_t *err);
 
-/* Drops what nobody needs who goes on from `committed`. */
+/* Drops what nobody needs who goes on from `committed`. Log files are dropped only if log and snapshot that are
+ * held are the ones that the point speaks of: a log of a later leader, and another snapshot, may be needed from further
+ * back on. */
 int osync__links_release(osync__links_t *links, const Openmldb__Datasync__SyncPoint *committed, osync_error_t *err);
+
+/* Drops everything. */
+int osync__links_drop(osync__links_t *links, osync_error_t *err);
+
+/* Log entries that are held; 0 and 0: none. */
+int osync__links_entries(const osync__links_t *links, uint64_t *first, uint64_t *last, osync_error_t *err);
+/* Log entries that who goes on from `committed` needs and that the TabletServer itself has no more; 0 and 0: none. */
+int osync__links_missing(const osync__links_t *links, const Openmldb__Datasync__SyncPoint *committed, uint64_t *first,
+                         uint64_t *last, osync_error_t *err);
 
 /* Counts what is held. */
 void osync__links_measure(osync__links_t *links);

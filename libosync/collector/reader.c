@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/sys.h"
+#include "collector/lineage.h"
 #include "collector/window.h"
 #include "data_sync.pb-c.h"
 #include "format/binlog.h"
@@ -33,20 +34,13 @@ enum {
     MAX_FIELDS = 1 << 20,    /* of one LogEntry */
 };
 
-typedef struct position {
-    uint64_t next; /* next log index wanted */
-    uint64_t term; /* of entry next-1, with its crc; known or not */
-    uint32_t crc;
-    bool known;
-} position_t;
-
 /* Keys from `from` on (up to the next range's) were read from a snapshot with this base and this window. */
 typedef struct range {
     osync__buf_t from; /* encoded key; empty: from the beginning */
     osync__buf_t from_pk;
     uint64_t from_ts;
-    uint64_t base, tail; /* F and E */
-    position_t at_base;  /* next is base+1 */
+    uint64_t base, tail;                /* F and E */
+    osync__position_t at_base, at_tail; /* next is base+1, tail+1 */
     osync__window_t *window;
 } range_t;
 
@@ -68,14 +62,14 @@ struct osync_reader {
     bool pauses;
     uint64_t now; /* wall clock when it was opened: TTL is judged by one time a pass */
     char *scratch_dir, *snapshot_dir, *snapshot_name;
-    char snapshot_id[96];
+    char snapshot_id[OSYNC__SNAPSHOT_ID];
 
     stage_t stage;
     osync__binlog_t *log;
     osync__snapshot_t *snapshot;
     range_t ranges[MAX_RANGES];
     size_t n_ranges;
-    uint64_t last_tail; /* the largest of the ranges' tails */
+    uint64_t last_tail; /* the largest tail of the ranges, also of those that aren't needed any more */
     uint64_t tail_seen;
 
     /* traverse */
@@ -87,7 +81,8 @@ struct osync_reader {
     osync__buf_t inflated;
 
     /* log */
-    position_t at, before; /* after the last record, and before it (for unread) */
+    osync__position_t at, before; /* after the last record, and before it (for unread) */
+    osync__lineage_t lineage;
     arena_t arena;
     osync__buf_t key;
 
@@ -209,9 +204,67 @@ static int key_of(osync_reader_t *r, const void *pk, size_t pk_len, uint64_t ts,
     return rc ? osync__err(err, rc, "key: out of memory") : 0;
 }
 
-static void consumed(position_t *at, const osync__log_record_t *rec) {
-    *at = (position_t){
-        .next = rec->log_index + 1, .term = rec->term, .crc = osync__crc32c(0, rec->payload, rec->len), .known = true};
+/* ---- the same log? ---- */
+
+static int lost_for_good(const osync_reader_t *r, const osync__position_t *at, const osync__position_t *common,
+                         uint64_t end, osync_error_t *err) {
+    unsigned long long index = (unsigned long long)at->next - 1, term = (unsigned long long)at->term;
+    if (common->next == 0)
+        return osync__err(
+            err, OSYNC_EDIVERGED,
+            "the log has diverged: a fail-over has lost entry %llu (of term %llu), which was read earlier, "
+            "and no entry before it that is known to be the same is retained (the oldest one is %llu)",
+            index, term, (unsigned long long)osync__binlog_oldest(r->log));
+    return osync__err(
+        err, OSYNC_EDIVERGED,
+        "the log has diverged: a fail-over has lost entries %llu to %llu (up to term %llu) after they were "
+        "read; the last one that is the same is %llu (of term %llu). Rows that were replaced by entries "
+        "up to %llu were not delivered, and some of them are back now",
+        (unsigned long long)common->next, index, term, (unsigned long long)common->next - 1,
+        (unsigned long long)common->term, (unsigned long long)end);
+}
+
+/* For a place in a window, or its end: everything that was read stands on it. If the log has parted before it, nobody
+ * can go on: keys were left out because of entries that are lost now, and passed by. */
+static int require_same_log(osync_reader_t *r, const osync__position_t *at, osync_error_t *err) {
+    osync__verdict_t verdict;
+    osync__position_t common;
+    osync_error_t why = {0};
+    int rc = osync__log_compare(r->log, at, &verdict, &why, err);
+    if (rc || verdict == OSYNC__LOG_SAME) return rc;
+    if (verdict == OSYNC__LOG_BEHIND) return osync__err(err, OSYNC_EAGAIN, "%s", why.message);
+    rc = osync__log_common(r->log, &r->lineage, at, r->cancel, &common, err);
+    return rc ? rc : lost_for_good(r, at, &common, r->last_tail, err);
+}
+
+/* For r->at in the log phase, behind all windows. There each put comes once, so that it goes on where the logs have
+ * parted, unless that is in a window. */
+static int go_on_in_same_log(osync_reader_t *r, osync_error_t *err) {
+    osync__verdict_t verdict;
+    osync__position_t common;
+    osync_error_t why = {0};
+    int rc = osync__log_compare(r->log, &r->at, &verdict, &why, err);
+    if (rc || verdict == OSYNC__LOG_SAME) return rc;
+    if (verdict == OSYNC__LOG_BEHIND) return osync__err(err, OSYNC_EAGAIN, "%s", why.message);
+    rc = osync__log_common(r->log, &r->lineage, &r->at, r->cancel, &common, err);
+    if (rc) return rc;
+    if (common.next <= r->last_tail) return lost_for_good(r, &r->at, &common, r->last_tail, err);
+    osync__log(OSYNC_LOG_WARN,
+               "a fail-over has lost log entries %llu to %llu (up to term %llu) after they were read: their rows are "
+               "delivered and stay in the files; going on behind entry %llu (of term %llu)",
+               (unsigned long long)common.next, (unsigned long long)r->at.next - 1, (unsigned long long)r->at.term,
+               (unsigned long long)common.next - 1, (unsigned long long)common.term);
+    osync__lineage_cut(&r->lineage, &r->at, &common);
+    r->at = common;
+    return 0;
+}
+
+/* The entries from `from` on are needed. */
+static int require_retained(osync_reader_t *r, uint64_t from, osync_error_t *err) {
+    uint64_t oldest = osync__binlog_oldest(r->log);
+    if (oldest <= from) return 0;
+    return osync__err(err, OSYNC_EGAP, "log entries %llu to %llu are needed and gone: the oldest one retained is %llu",
+                      (unsigned long long)from, (unsigned long long)oldest - 1, (unsigned long long)oldest);
 }
 
 /* ---- the window ---- */
@@ -222,7 +275,10 @@ static int open_window(osync_reader_t *r, size_t i, osync_error_t *err) {
     if (g->window) return 0;
     if ((size_t)snprintf(dir, sizeof dir, "%s/window-%zu", r->scratch_dir, i) >= sizeof dir)
         return osync__err(err, OSYNC_ETOOBIG, "path is too long: %s", r->scratch_dir);
-    int rc = osync__window_new(&g->window, r->table, dir, err);
+    int rc = 0;
+    /* A log that doesn't reach the window's end isn't worth the replay. */
+    if (g->tail > r->tail_seen) rc = require_same_log(r, &g->at_tail, err);
+    if (!rc) rc = osync__window_new(&g->window, r->table, dir, err);
     if (!rc && g->tail > g->base) rc = osync__binlog_seek(r->log, g->base + 1, err);
     for (uint64_t j = g->base; !rc && j < g->tail;) {
         osync__log_record_t rec;
@@ -230,12 +286,26 @@ static int open_window(osync_reader_t *r, size_t i, osync_error_t *err) {
         rc = canceled(r, err);
         if (!rc) rc = osync__binlog_next(r->log, &rec, err);
         if (rc == OSYNC_EOF)
-            rc = osync__err(err, OSYNC_EDIVERGED,
-                            "the log ends at entry %llu, but an earlier pass has read it up to %llu",
-                            (unsigned long long)j, (unsigned long long)g->tail);
+            rc = osync__err(err, OSYNC_EAGAIN,
+                            "waiting for the log to reach entry %llu, up to which it was read earlier: it ends with "
+                            "entry %llu",
+                            (unsigned long long)g->tail, (unsigned long long)j);
         if (!rc) rc = effect_of(r, &rec, &f, err);
         if (rc) break;
         j = rec.log_index;
+        if (j == g->tail) {
+            osync__position_t tail = osync__position_behind(&rec);
+            if (!g->at_tail.known)
+                g->at_tail = tail;
+            else if (tail.term != g->at_tail.term || tail.crc != g->at_tail.crc)
+                rc = require_same_log(r, &g->at_tail, err);
+            if (rc) break;
+            if (tail.term != g->at_tail.term || tail.crc != g->at_tail.crc) {
+                rc = osync__err(err, OSYNC_EAGAIN, "log entry %llu has changed while it was read",
+                                (unsigned long long)j);
+                break;
+            }
+        }
         if (f.kind == PUT) {
             rc = key_of(r, f.pk, f.pk_len, f.ts, err);
             if (!rc) rc = osync__window_put(g->window, r->key.data, r->key.len, j, err);
@@ -309,6 +379,7 @@ typedef struct probe {
     effect_t f;
     osync__buf_t pk;
     uint64_t index;
+    uint32_t crc; /* PUT: of the decompressed value */
 } probe_t;
 
 static void free_probes(probe_t *p, size_t n) {
@@ -329,6 +400,19 @@ static bool explained(const probe_t *ring, size_t first, size_t n, size_t i) {
         if (q->f.kind == PUT && q->key.len == p->key.len && !memcmp(q->key.data, p->key.data, p->key.len)) return true;
     }
     return false;
+}
+
+/* Does the snapshot hold the row of this put? */
+static int in_snapshot(osync_reader_t *r, const probe_t *p, osync__buf_t *value, bool *yes, osync_error_t *err) {
+    const uint8_t *row;
+    size_t len;
+    *yes = false;
+    value->len = 0;
+    int rc = osync__snapshot_get(r->snapshot, p->key.data, p->key.len, value, err);
+    if (rc) return rc == OSYNC_ENOENT ? 0 : rc;
+    rc = osync__row_uncompress(r->table, value->data, value->len, MAX_ROW, &r->inflated, &row, &len, err);
+    if (!rc) *yes = osync__crc32c(0, row, len) == p->crc;
+    return rc;
 }
 
 /* A clock that was set back can make a file look older than it is. So the last puts before the base must be in the
@@ -352,9 +436,10 @@ static int check_base(osync_reader_t *r, range_t *g, uint32_t file_before, bool 
         }
         if (!rc) rc = effect_of(r, &rec, &p->f, err);
         if (rc) goto done;
-        consumed(&g->at_base, &rec);
+        g->at_base = osync__position_behind(&rec);
         if (p->f.kind == NOTHING) continue;
         p->index = rec.log_index;
+        if (p->f.kind == PUT) p->crc = osync__crc32c(0, p->f.value, p->f.value_len);
         p->pk.len = p->key.len = 0;
         if (p->f.pk && osync__buf_append(&p->pk, p->f.pk, p->f.pk_len)) rc = OSYNC_ENOMEM;
         if (!rc && p->f.kind == PUT) rc = osync__key_encode(r->table, p->f.pk, p->f.pk_len, p->f.ts, &p->key);
@@ -368,17 +453,16 @@ static int check_base(osync_reader_t *r, range_t *g, uint32_t file_before, bool 
             first = (first + 1) % PROBES;
     }
     if (rc) goto done;
-    if (g->at_base.next != g->base + 1) g->at_base = (position_t){.next = g->base + 1};
+    if (g->at_base.next != g->base + 1) g->at_base = (osync__position_t){.next = g->base + 1};
 
     bool counts_rows = r->table->ttl.lat > 0; /* which rows such a TTL has dropped can't be told from here */
     for (size_t i = 0; i < n && !counts_rows && *good; i++) {
         probe_t *p = &ring[(first + i) % PROBES];
         bool covered;
         if (p->f.kind != PUT || osync__ttl_expired(&r->table->ttl, r->now, p->f.ts, 0)) continue;
-        value.len = 0;
-        rc = osync__snapshot_get(r->snapshot, p->key.data, p->key.len, &value, err);
-        if (rc && rc != OSYNC_ENOENT) goto done;
-        if (rc == 0 || explained(ring, first, n, i)) continue;
+        rc = in_snapshot(r, p, &value, &covered, err);
+        if (rc) goto done;
+        if (covered || explained(ring, first, n, i)) continue;
         /* Keys aren't asked in order here, so the window's sequential answer can't be used. */
         rc = osync__window_touches(g->window, p->key.data, p->key.len, p->pk.len, p->f.ts, &covered, err);
         if (rc) goto done;
@@ -400,24 +484,29 @@ done:
 static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error_t *err) {
     range_t *g = &r->ranges[i];
     const osync__log_file_t *files;
-    uint64_t oldest = 0;
     struct stat st;
     char current[4096];
 
     int rc = osync__binlog_tail(r->log, &g->tail, err);
     if (rc) return rc;
+    g->at_tail = (osync__position_t){.next = g->tail + 1};
+    uint64_t oldest = osync__binlog_oldest(r->log);
     size_t n = osync__binlog_files(r->log, &files);
-    for (size_t f = n; f-- > 0;)
-        if (files[f].has_entry) oldest = files[f].first;
 
-    /* An empty log is expected to begin with entry 1; if it doesn't, that is a gap then. */
-    if (!r->snapshot || rule == OSYNC_BASE_OLDEST || oldest == 0) {
+    /* A replica that got its data from another one has a snapshot, and nothing that tells where its log begins. */
+    if (r->snapshot && rule != OSYNC_BASE_OLDEST && oldest == 0)
+        return osync__err(err, OSYNC_EAGAIN,
+                          "waiting for the first entry in the log: there is snapshot %s, and an empty log doesn't tell "
+                          "what it holds",
+                          r->snapshot_name);
+    /* Without a snapshot, an empty log is expected to begin with entry 1; if it doesn't, that is a gap then. */
+    if (!r->snapshot || rule == OSYNC_BASE_OLDEST) {
         if (!r->snapshot && oldest > 1)
             return osync__err(err, OSYNC_EGAP,
                               "there is no snapshot, and the binlog begins with entry %llu: entries 1 to %llu are gone",
                               (unsigned long long)oldest, (unsigned long long)(oldest - 1));
         g->base = oldest ? oldest - 1 : 0;
-        g->at_base = (position_t){.next = g->base + 1};
+        g->at_base = (osync__position_t){.next = g->base + 1};
         return open_window(r, i, err);
     }
     (void)snprintf(current, sizeof current, "%s/CURRENT", r->snapshot_dir);
@@ -430,7 +519,7 @@ static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error
         bool good = true;
         uint32_t before = f > 0 ? files[f - 1].number : 0;
         g->base = start;
-        g->at_base = (position_t){.next = start + 1};
+        g->at_base = (osync__position_t){.next = start + 1};
         rc = open_window(r, i, err);
         if (!rc && start > 0 && f > 0) rc = check_base(r, g, before, &good, err);
         if (rc || good) return rc;
@@ -441,8 +530,7 @@ static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error
     }
     return osync__err(err, OSYNC_EGAP,
                       "binlog too short: no retained file is proven to have begun before snapshot %s (the oldest "
-                      "retained entry is %llu); "
-                      "take a new snapshot, or start from a newer one",
+                      "retained entry is %llu); a newer snapshot mends that",
                       r->snapshot_name, (unsigned long long)oldest);
 }
 
@@ -465,48 +553,46 @@ static int take_ranges(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p
             return osync__err(err, OSYNC_ENOMEM, "sync point: out of memory");
         g->base = m->window_base;
         g->tail = m->window_tail;
-        g->at_base =
-            (position_t){.next = g->base + 1, .term = m->base_term, .crc = m->base_crc, .known = m->has_base_crc};
+        g->at_base = (osync__position_t){
+            .next = g->base + 1, .term = m->base_term, .crc = m->base_crc, .known = m->has_base_crc};
+        g->at_tail = (osync__position_t){
+            .next = g->tail + 1, .term = m->tail_term, .crc = m->tail_crc, .known = m->has_tail_crc};
         if (g->tail > r->last_tail) r->last_tail = g->tail;
         if (g->tail < g->base) return osync__err(err, OSYNC_ECORRUPT, "sync point: a window that ends before its base");
     }
     return 0;
 }
 
-/* Entry next-1 must be the one that was read. Another log with the same numbers would otherwise go on unnoticed.
- */
-static int check_log_matches(osync_reader_t *r, const position_t *at, osync_error_t *err) {
-    osync__log_record_t rec;
-    position_t found;
-    if (at->next <= 1 || !at->known) return 0;
-    unsigned long long index = (unsigned long long)at->next - 1;
-    int rc = osync__binlog_seek(r->log, at->next - 1, err);
-    if (!rc) rc = osync__binlog_next(r->log, &rec, err);
-    if (rc == OSYNC_EOF)
-        return osync__err(err, OSYNC_EDIVERGED, "the log ends before entry %llu, which has been read earlier", index);
-    if (rc) return rc;
-    consumed(&found, &rec);
-    if (found.term != at->term || found.crc != at->crc)
-        return osync__err(err, OSYNC_EDIVERGED,
-                          "the log has diverged: entry %llu (file %08u.log) has term %llu and crc %08x, but term %llu "
-                          "and crc %08x were read earlier",
-                          index, rec.file, (unsigned long long)found.term, found.crc, (unsigned long long)at->term,
-                          at->crc);
-    return 0;
-}
-
 /* Where the log phase begins: after the least base of all ranges. */
-static position_t log_start(const osync_reader_t *r) {
+static osync__position_t log_start(const osync_reader_t *r) {
     const range_t *least = &r->ranges[0];
     for (size_t i = 1; i < r->n_ranges; i++)
         if (r->ranges[i].base < least->base) least = &r->ranges[i];
     return least->at_base;
 }
 
+static int require_same_range(osync_reader_t *r, const range_t *g, osync_error_t *err) {
+    return require_same_log(r, g->at_tail.known ? &g->at_tail : &g->at_base, err);
+}
+
+/* The ranges of a sync point, but for the last one if `but_last`: its window's replay shows it. What was read last
+ * comes first: a replica that was left behind after that is waited for, though it has parted from what was read before.
+ */
+static int require_same_ranges(osync_reader_t *r, bool but_last, osync_error_t *err) {
+    size_t newest = 0, n = r->n_ranges;
+    for (size_t i = 1; i < n; i++)
+        if (r->ranges[i].tail > r->ranges[newest].tail) newest = i;
+    int rc = require_same_range(r, &r->ranges[newest], err);
+    for (size_t i = 0; !rc && i + but_last < n; i++)
+        if (i != newest) rc = require_same_range(r, &r->ranges[i], err);
+    return rc;
+}
+
 /* The log phase begins: every window is needed, since a key's range decides. */
 static int begin_follow(osync_reader_t *r, osync_error_t *err) {
     int rc = 0;
     for (size_t i = 0; !rc && i < r->n_ranges; i++) rc = open_window(r, i, err);
+    if (!rc) rc = r->n_ranges > 0 ? require_same_log(r, &r->at, err) : go_on_in_same_log(r, err);
     if (!rc) rc = osync__binlog_seek(r->log, r->at.next, err);
     r->stage = FOLLOW;
     return rc;
@@ -538,16 +624,9 @@ static int seek_traverse(osync_reader_t *r, const void *pk, size_t len, uint64_t
 }
 
 static int open_snapshot(osync_reader_t *r, osync_error_t *err) {
-    struct stat st;
-    char current[4096];
     if (!r->snapshot_dir) return 0;
-    (void)snprintf(current, sizeof current, "%s/CURRENT", r->snapshot_dir);
-    if (stat(current, &st)) return osync__err_errno(err, errno, "stat %s", current);
-    /* A hard link shares inode and time with what it was made from, and no other checkpoint has both. */
-    (void)snprintf(r->snapshot_id, sizeof r->snapshot_id, "%llx-%llx-%llx.%09lx", (unsigned long long)st.st_dev,
-                   (unsigned long long)st.st_ino, (unsigned long long)st.st_mtim.tv_sec,
-                   (unsigned long)st.st_mtim.tv_nsec);
-    int rc = osync__snapshot_open(&r->snapshot, r->table, r->snapshot_dir, err);
+    int rc = osync__snapshot_id(r->snapshot_dir, r->snapshot_id, err);
+    if (!rc) rc = osync__snapshot_open(&r->snapshot, r->table, r->snapshot_dir, err);
     if (!rc) r->form.multi_ts = osync__snapshot_multi_ts(r->snapshot);
     return rc;
 }
@@ -558,24 +637,22 @@ static int start_fresh(osync_reader_t *r, osync_base_t rule, osync_error_t *err)
     if (rc) return rc;
     r->last_tail = r->ranges[0].tail;
     if (!r->snapshot) {
-        r->at = (position_t){.next = 1};
+        r->at = (osync__position_t){.next = 1};
         return begin_follow(r, err);
     }
     r->stage = TRAVERSE;
     return osync__snapshot_seek(r->snapshot, NULL, 0, err);
 }
 
-/* The traverse goes on at (pk, ts) in another snapshot than it began in. */
+/* The traverse goes on at (pk, ts) in another snapshot than it began in; or in none, if the log has everything. */
 static int continue_in_other_snapshot(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_base_t rule,
                                       osync_error_t *err) {
-    if (!r->snapshot)
-        return osync__err(err, OSYNC_EGAP, "the traverse of snapshot %s isn't finished, and there is no snapshot now",
-                          p->snapshot_name ? p->snapshot_name : "?");
+    if (!r->snapshot && p->has_multi_ts) r->form.multi_ts = p->multi_ts;
     if (p->has_multi_ts && p->multi_ts != (protobuf_c_boolean)r->table->multi_ts)
         return osync__err(err, OSYNC_ENOTSUP, "the base index's keys have another form than when the traverse began");
     range_t *last = &r->ranges[r->n_ranges - 1];
     uint64_t old_base = last->base;
-    position_t old_at = last->at_base;
+    osync__position_t old_at = last->at_base;
     osync__buf_t key = {0};
     int rc = osync__key_encode(r->table, p->pk.data, p->pk.len, p->ts, &key);
     bool nothing_read =
@@ -605,8 +682,33 @@ static int continue_in_other_snapshot(osync_reader_t *r, const Openmldb__Datasyn
     return rc;
 }
 
+static void take_lineage(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p) {
+    osync__lineage_t *l = &r->lineage;
+    for (size_t i = 0; i < p->n_earlier_terms && i < OSYNC__MAX_TERMS; i++) {
+        const Openmldb__Datasync__SyncTerm *m = p->earlier_terms[i];
+        l->earlier[l->n_earlier++] = (osync__stretch_t){.term = m->term, .last = m->last};
+    }
+    for (size_t i = 0; i < p->n_lost_terms && i < OSYNC__MAX_TERMS; i++) {
+        const Openmldb__Datasync__SyncTerm *m = p->lost_terms[i];
+        l->lost[l->n_lost++] = (osync__stretch_t){.term = m->term, .first = m->first, .last = m->last};
+    }
+}
+
+/* In the log phase. */
+static int follow_from(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_error_t *err) {
+    r->at = (osync__position_t){.next = p->has_offset && p->offset > 0 ? p->offset : 1,
+                                .term = p->last_term,
+                                .crc = p->last_crc,
+                                .known = p->has_last_crc};
+    take_lineage(r, p);
+    if (p->last_tail > r->last_tail) r->last_tail = p->last_tail;
+    uint64_t need = r->n_ranges > 0 ? log_start(r).next : r->at.next;
+    int rc = require_retained(r, need < r->at.next ? need : r->at.next, err);
+    if (!rc && r->n_ranges > 0) rc = require_same_ranges(r, true, err);
+    return rc ? rc : begin_follow(r, err);
+}
+
 static int start_at(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_base_t rule, osync_error_t *err) {
-    const osync__log_file_t *files;
     if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) {
         osync__snapshot_close(r->snapshot);
         r->snapshot = NULL;
@@ -615,36 +717,23 @@ static int start_at(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, o
     }
     int rc = take_ranges(r, p, err);
     if (rc) return rc;
-    if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) {
-        r->at = (position_t){.next = p->has_offset && p->offset > 0 ? p->offset : 1,
-                             .term = p->last_term,
-                             .crc = p->last_crc,
-                             .known = p->has_last_crc};
-        rc = check_log_matches(r, &r->at, err);
-        return rc ? rc : begin_follow(r, err);
-    }
+    if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) return follow_from(r, p, err);
     if (p->n_ranges == 0) {
         if (p->has_pk)
             return osync__err(err, OSYNC_ENOTSUP,
                               "a sync point in the middle of a snapshot that doesn't say which one it was: start anew");
         return start_fresh(r, rule, err);
     }
-    size_t last = r->n_ranges - 1;
-    rc = check_log_matches(r, &r->ranges[last].at_base, err);
-    if (rc) return rc;
-    uint64_t need = log_start(r).next, oldest = 0;
-    size_t n = osync__binlog_files(r->log, &files);
-    for (size_t f = n; f-- > 0;)
-        if (files[f].has_entry) oldest = files[f].first;
-    if (oldest > need)
-        return osync__err(err, OSYNC_EGAP, "the log begins with entry %llu, but entries %llu to %llu are still needed",
-                          (unsigned long long)oldest, (unsigned long long)need, (unsigned long long)oldest - 1);
-    if (p->snapshot_id && r->snapshot && !strcmp(p->snapshot_id, r->snapshot_id))
-        rc = open_window(r, last, err);
-    else
-        rc = continue_in_other_snapshot(r, p, rule, err);
+    bool same_snapshot = p->snapshot_id && r->snapshot && !strcmp(p->snapshot_id, r->snapshot_id);
+    rc = require_retained(r, log_start(r).next, err);
+    if (!rc) rc = require_same_ranges(r, same_snapshot, err);
+    if (!rc) rc = same_snapshot ? open_window(r, r->n_ranges - 1, err) : continue_in_other_snapshot(r, p, rule, err);
     r->stage = TRAVERSE;
     if (rc) return rc;
+    if (!r->snapshot) {
+        r->at = log_start(r);
+        return begin_follow(r, err);
+    }
     if (!p->has_pk) return osync__snapshot_seek(r->snapshot, NULL, 0, err);
     return seek_traverse(r, p->pk.data, p->pk.len, p->ts, err);
 }
@@ -689,6 +778,18 @@ static int open_point(osync_reader_t *r, const osync_reader_config_t *c, osync_e
     return rc;
 }
 
+/* What can be done about an error that no waiting mends. */
+static int advise(int rc, osync_error_t *err) {
+    osync_error_t cause;
+    if (!err || (rc != OSYNC_EGAP && rc != OSYNC_EDIVERGED)) return rc;
+    cause = *err;
+    return osync__err(err, rc, "%s; %s", cause.message,
+                      rc == OSYNC_EGAP
+                          ? "`retry` goes on once that is mended, `create --restart` begins a new sync from "
+                            "scratch"
+                          : "`create --restart` begins a new sync from scratch");
+}
+
 int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *c,
                       osync_error_t *err) {
     if (c->phase == OSYNC_PHASE_SNAPSHOT ? !c->snapshot_dir : !c->binlog_dir)
@@ -731,7 +832,7 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
         osync_reader_close(r);
     else
         *out = r;
-    return rc;
+    return advise(rc, err);
 }
 
 void osync_reader_close(osync_reader_t *r) {
@@ -829,10 +930,12 @@ static int next_logged(osync_reader_t *r, osync_error_t *err) {
         if (!rc) rc = effect_of(r, &rec, &f, err);
         if (rc) return rc;
         if (r->n_ranges > 0 && rec.log_index > r->last_tail) drop_ranges(r);
-        if (f.kind == PUT) rc = log_delivers(r, &f, rec.log_index, &yes, err);
+        if (f.kind == PUT && !osync__lineage_was_read(&r->lineage, &rec))
+            rc = log_delivers(r, &f, rec.log_index, &yes, err);
         if (rc) return rc;
+        osync__lineage_read(&r->lineage, &r->at, &rec);
         r->before = r->at;
-        consumed(&r->at, &rec);
+        r->at = osync__position_behind(&rec);
         if (rec.log_index > r->tail_seen) r->tail_seen = rec.log_index;
         if (!yes) continue;
         r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_BINLOG,
@@ -866,7 +969,7 @@ int osync_reader_next(osync_reader_t *r, osync_reader_row_t *row, osync_error_t 
     } else {
         rc = next_logged(r, err);
     }
-    if (rc) return rc;
+    if (rc) return advise(rc, err);
     r->have_row = true;
     *row = r->row;
     return 0;
@@ -876,8 +979,30 @@ void osync_reader_unread(osync_reader_t *r) {
     if (r->have_row) r->unread = true;
 }
 
+static void pack_term(Openmldb__Datasync__SyncTerm *m, const osync__stretch_t *s) {
+    openmldb__datasync__sync_term__init(m);
+    m->has_term = m->has_last = true;
+    m->term = s->term;
+    m->last = s->last;
+    m->has_first = s->first > 0;
+    m->first = s->first;
+}
+
 static int pack_point(osync_reader_t *r, Openmldb__Datasync__SyncPoint *p, osync_error_t *err) {
     Openmldb__Datasync__SyncRange ranges[MAX_RANGES], *list[MAX_RANGES];
+    Openmldb__Datasync__SyncTerm terms[2 * OSYNC__MAX_TERMS], *earlier[OSYNC__MAX_TERMS], *lost[OSYNC__MAX_TERMS];
+    size_t n = 0;
+    for (size_t i = 0; i < r->lineage.n_earlier; i++) {
+        if (r->lineage.earlier[i].last + 1 >= p->offset) continue; /* known since the row that was taken back */
+        pack_term(&terms[n], &r->lineage.earlier[i]);
+        earlier[p->n_earlier_terms++] = &terms[n++];
+    }
+    for (size_t i = 0; i < r->lineage.n_lost; i++) {
+        pack_term(&terms[n], &r->lineage.lost[i]);
+        lost[p->n_lost_terms++] = &terms[n++];
+    }
+    p->earlier_terms = earlier;
+    p->lost_terms = lost;
     bool with_ranges = r->n_ranges > 0 && (r->stage == TRAVERSE || p->offset <= r->last_tail);
     for (size_t i = 0; with_ranges && i < r->n_ranges; i++) {
         const range_t *g = &r->ranges[i];
@@ -893,6 +1018,9 @@ static int pack_point(osync_reader_t *r, Openmldb__Datasync__SyncPoint *p, osync
         ranges[i].has_base_term = ranges[i].has_base_crc = g->at_base.known;
         ranges[i].base_term = g->at_base.term;
         ranges[i].base_crc = g->at_base.crc;
+        ranges[i].has_tail_term = ranges[i].has_tail_crc = g->at_tail.known;
+        ranges[i].tail_term = g->at_tail.term;
+        ranges[i].tail_crc = g->at_tail.crc;
         list[i] = &ranges[i];
         p->n_ranges = i + 1;
     }
@@ -934,7 +1062,7 @@ int osync_reader_point(osync_reader_t *r, const void **point, size_t *len, osync
         p.snapshot_name = r->snapshot_name;
         p.snapshot_id = r->snapshot_id;
     } else {
-        position_t at = r->unread ? r->before : r->at;
+        osync__position_t at = r->unread ? r->before : r->at;
         if (r->stage == TRAVERSE) at = log_start(r); /* the snapshot is at its end */
         p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG;
         p.has_offset = true;
@@ -942,6 +1070,8 @@ int osync_reader_point(osync_reader_t *r, const void **point, size_t *len, osync
         p.has_last_term = p.has_last_crc = at.known;
         p.last_term = at.term;
         p.last_crc = at.crc;
+        p.has_last_tail = r->last_tail > 0;
+        p.last_tail = r->last_tail;
     }
     rc = pack_point(r, &p, err);
     *point = r->point.data;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/sys.h"
 #include "collector/internal.h"
 #include "collector/links.h"
@@ -33,8 +34,6 @@ enum {
     KEY_SHOWN = 64,          /* bytes of a key in a message */
 };
 
-#define TABLET_SERVICE "openmldb.api.TabletServer"
-
 typedef enum stage { ASK_STATUS, ASK_SCHEMA, LINK, RUN } stage_t;
 
 typedef struct pack {
@@ -52,15 +51,20 @@ struct osync__task {
     bool fresh;                                      /* starts at the beginning: nothing in the folder is of use */
     bool ready;                                      /* takes part in sending */
     bool linked;
-    char *dir, *progress_path, *binlog_dir, *data_dir, *scratch_dir;
+    char *dir, *progress_path, *hold_path, *binlog_dir, *data_dir, *scratch_dir;
     char *snapshot_source, *binlog_source;
     osync_table_t *table;
 
     stage_t stage;
     const char *state;
-    osync_error_t problem;      /* of the work lane; code 0: none */
-    osync_error_t send_problem; /* of the send lane */
+    osync_error_t problem;        /* of the work lane; code 0: none */
+    osync_error_t link_problem;   /* of linking while nothing is read */
+    osync_error_t commit_problem; /* of storing what is committed */
+    osync_error_t send_problem;   /* of the send lane */
     bool failed;
+    bool give_up; /* the links are to go; why: */
+    char *give_up_why;
+    bool gave_up; /* they have gone, and nothing is linked any more */
 
     /* serialized SyncPoints */
     osync__buf_t point;     /* accepted by the scheduler */
@@ -76,7 +80,7 @@ struct osync__task {
     bool busy;
     volatile int cancel;
     uv_timer_t work_timer;
-    uint64_t hold_until, commit_at; /* monotonic ms; 0: now */
+    uint64_t wait_until, commit_at; /* monotonic ms; 0: now */
     uint64_t poll_at;            /* a change of the tablet's files may go unnoticed: then they are looked at anyway */
     uint32_t delay;              /* last backoff */
     int missing, unknown_schema; /* in a row */
@@ -207,7 +211,7 @@ static const osync__buf_t *end_of_packs(const osync__task_t *t) {
     return t->n_packs > 0 ? &t->packs[t->n_packs - 1].next : &t->point;
 }
 
-/* It can't go on by itself. Links stay: a new hand-out may still need them. */
+/* It can't go on by itself. Links stay, but for the budget of disk space: a new hand-out may still need them. */
 static void fail(osync__task_t *t, const osync_error_t *err) {
     LOG(t, ERROR, "failed: %s", err->message);
     t->problem = *err;
@@ -221,9 +225,9 @@ static void set_cancel(osync__task_t *t, int cancel) {
     __atomic_store_n(&t->cancel, cancel, __ATOMIC_RELAXED);
 }
 
-static void hold(osync__task_t *t) {
+static void back_off(osync__task_t *t) {
     t->delay = longer(t->delay);
-    t->hold_until = osync__mono_ms() + t->delay;
+    t->wait_until = osync__mono_ms() + t->delay;
 }
 
 void osync__answer(osync__rpc_call_t *call, int code, const char *message) {
@@ -232,7 +236,9 @@ void osync__answer(osync__rpc_call_t *call, int code, const char *message) {
     r.has_code = 1;
     r.code = code;
     if (message && !osync__buf_append(&text, message, strlen(message) + 1)) r.msg = (char *)text.data;
+    OSYNC__BEFORE(add_answer);
     osync__rpc_reply(call, &r.base);
+    OSYNC__AFTER(add_answer);
     osync__buf_free(&text);
 }
 
@@ -308,9 +314,12 @@ static int commit_work(osync__task_t *t, osync_error_t *err) {
 }
 
 static void commit_done(osync__task_t *t, int rc, osync_error_t *err) {
-    if (!rc) return;
+    if (!rc) {
+        clear(&t->commit_problem);
+        return;
+    }
     /* The older point that is stored still is a right one; only more is kept than needed. */
-    set_problem(t, err);
+    note(t, &t->commit_problem, err);
     t->want_commit = true;
     t->commit_at = osync__mono_ms() + BACKOFF_MAX_MS;
 }
@@ -325,11 +334,10 @@ static void setup_failed(osync__task_t *t, const osync_error_t *err) {
         return;
     }
     set_problem(t, err);
-    hold(t);
+    back_off(t);
 }
 
-/* The text of a status that isn't fit for a task; NULL: it is. */
-static const char *status_fault(const Openmldb__Api__TableStatus *s) {
+const char *osync__status_fault(const Openmldb__Api__TableStatus *s) {
     if (!s) return "";
     if (s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory ||
         s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kUnknown)
@@ -361,7 +369,7 @@ static void on_status(void *arg, int status, const ProtobufCMessage *message, co
     for (size_t i = 0; i < r->n_all_table_status; i++)
         if (r->all_table_status[i]->tid == t->request->tid && r->all_table_status[i]->pid == t->request->pid)
             s = r->all_table_status[i];
-    const char *fault = status_fault(s);
+    const char *fault = osync__status_fault(s);
     if (fault) {
         osync__err(&err, OSYNC_EAGAIN, "table status is not valid: %s", fault);
         setup_failed(t, &err);
@@ -441,7 +449,7 @@ static void ask_tablet(osync__task_t *t) {
     schema.tid = (int32_t)t->request->tid;
     schema.pid = (int32_t)t->request->pid;
     bool first = t->stage == ASK_STATUS;
-    int rc = osync__rpc_call(t->env->client, to, TABLET_SERVICE, first ? "GetTableStatus" : "GetTableSchema",
+    int rc = osync__rpc_call(t->env->client, to, OSYNC__TABLET_SERVICE, first ? "GetTableStatus" : "GetTableSchema",
                              first ? &status.base : &schema.base, NULL, 0,
                              first ? &openmldb__api__get_table_status_response__descriptor
                                    : &openmldb__api__get_table_schema_response__descriptor,
@@ -459,22 +467,24 @@ static bool verifiable(const Openmldb__Datasync__SyncPoint *p) {
     return p->has_last_crc || (p->n_ranges > 0 && p->ranges[0]->has_base_crc);
 }
 
+static int unlink_if_there(const char *path, osync_error_t *err) {
+    return unlink(path) && errno != ENOENT ? osync__err_errno(err, errno, "unlink %s", path) : 0;
+}
+
 static int link_work(osync__task_t *t, osync_error_t *err) {
     Openmldb__Datasync__AddSyncTaskRequest *r =
         openmldb__datasync__add_sync_task_request__unpack(NULL, t->job_bytes.len, t->job_bytes.data);
     if (!r) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     const Openmldb__Datasync__SyncPoint *p = r->sync_point;
     bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
-    bool had_progress = access(t->progress_path, F_OK) == 0; /* of the task before this one */
+    /* Of the task before this one, or of a hold. */
+    bool had_progress = access(t->progress_path, F_OK) == 0 || access(t->hold_path, F_OK) == 0;
     int rc = 0;
     if (t->handed_out && t->fresh) {
-        /* The progress first: a folder without it is nothing, whenever the process ends. */
-        if (unlink(t->progress_path) && errno != ENOENT)
-            rc = osync__err_errno(err, errno, "unlink %s", t->progress_path);
-        if (!rc) rc = osync__rmtree(t->dir, err);
+        rc = osync__task_dir_remove(t->dir, err);
         had_progress = false;
     }
-    if (!rc) rc = osync__mkdirs(t->dir, err);
+    if (!rc) rc = osync__task_dir_make(t->dir, err);
     if (!rc) rc = osync__rmtree(t->scratch_dir, err); /* left by a process that was killed */
     t->link_seen = osync__mono_ms();
     t->links =
@@ -482,6 +492,11 @@ static int link_work(osync__task_t *t, osync_error_t *err) {
     if (!rc) rc = osync__links_all(&t->links, traverses, t->handed_out && (t->fresh || verifiable(p)), err);
     if (!rc) rc = osync__links_release(&t->links, p, err);
     if (!rc && t->handed_out) rc = osync__write_file(t->progress_path, t->job_bytes.data, t->job_bytes.len, err);
+    if (!rc) {
+        OSYNC__BEFORE(hold_unlink);
+        rc = unlink_if_there(t->hold_path, err);
+        OSYNC__AFTER(hold_unlink);
+    }
     if (rc && t->handed_out && !had_progress) (void)osync__rmtree(t->dir, NULL);
     openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
     return rc;
@@ -514,8 +529,22 @@ static int link_more_work(osync__task_t *t, osync_error_t *err) {
     return rc;
 }
 
+/* The next pack, whose making looks for files too, decides what follows from an error. */
 static void link_more_done(osync__task_t *t, int rc, osync_error_t *err) {
-    (void)t; /* the next pack, whose making looks for files too, says what is wrong */
+    if (rc)
+        note(t, &t->link_problem, err);
+    else
+        clear(&t->link_problem);
+}
+
+static int measure_work(osync__task_t *t, osync_error_t *err) {
+    (void)err;
+    osync__links_measure(&t->links);
+    return 0;
+}
+
+static void measure_done(osync__task_t *t, int rc, osync_error_t *err) {
+    (void)t;
     (void)rc;
     (void)err;
 }
@@ -526,7 +555,7 @@ static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
             setup_failed(t, err);
         } else if (osync_err_retriable(rc) || rc == OSYNC_ENOENT) {
             set_problem(t, err);
-            hold(t);
+            back_off(t);
             t->stage = ASK_STATUS; /* the table may be elsewhere by then */
         } else {
             fail(t, err);
@@ -568,6 +597,8 @@ static void set_up(osync__task_t *t) {
         ask_tablet(t);
     else if (p->active && p->active != t)
         osync__task_end(p->active, false); /* ends first: its folder becomes this task's */
+    else if (p->hold)
+        osync__hold_end(p->hold, false, NULL); /* likewise */
     else
         link_files(t);
 }
@@ -714,11 +745,11 @@ static void close_done(osync__task_t *t, int rc, osync_error_t *err) {
 
 /* The reader is closed. */
 static void read_failed(osync__task_t *t, int rc, osync_error_t *err) {
-    if (t->ending || t->discard) return; /* what comes is decided elsewhere */
+    if (t->ending || t->discard || t->give_up) return; /* what comes is decided elsewhere */
     if (rc == OSYNC_ESCHEMA && t->unknown_schema++ < SCHEMA_TRIES) {
         t->stage = ASK_SCHEMA;
         set_problem(t, err);
-        if (t->unknown_schema > 1) hold(t);
+        if (t->unknown_schema > 1) back_off(t);
         return;
     }
     if (rc == OSYNC_ENOENT && t->missing++ < MISSING_TRIES) {
@@ -729,7 +760,7 @@ static void read_failed(osync__task_t *t, int rc, osync_error_t *err) {
         return;
     }
     set_problem(t, err);
-    hold(t);
+    back_off(t);
 }
 
 static void open_done(osync__task_t *t, int rc, osync_error_t *err) {
@@ -740,7 +771,7 @@ static void open_done(osync__task_t *t, int rc, osync_error_t *err) {
     if (t->wait_ms > 0) {
         t->report_now = true;
         t->state = "waiting";
-        t->hold_until = osync__mono_ms() + t->wait_ms;
+        t->wait_until = osync__mono_ms() + t->wait_ms;
         return;
     }
     t->progress = t->job_progress;
@@ -751,7 +782,7 @@ static void open_done(osync__task_t *t, int rc, osync_error_t *err) {
 static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
     pack_t *p = &t->filling;
     bool finished = t->met_end && t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
-    if (rc || t->discard || t->ending) {
+    if (rc || t->discard || t->give_up || t->ending) {
         uint64_t good = p->count;
         pack_clear(p);
         if (rc && good > 0 && rc != OSYNC_ECANCELED && t->rows_at_most != good)
@@ -764,6 +795,7 @@ static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
     t->delay = 0;
     t->missing = t->unknown_schema = 0;
     clear(&t->problem);
+    clear(&t->link_problem);
     t->progress = t->job_progress;
     t->state = t->progress.traversing ? "traversing" : "following";
     t->idle = t->met_end;
@@ -790,8 +822,10 @@ static void free_task(osync__task_t *t) {
     osync__buf_free(&t->job_bytes);
     osync_table_free(t->table);
     openmldb__datasync__add_sync_task_request__free_unpacked(t->request, NULL);
+    free(t->give_up_why);
     free(t->dir);
     free(t->progress_path);
+    free(t->hold_path);
     free(t->binlog_dir);
     free(t->data_dir);
     free(t->scratch_dir);
@@ -810,9 +844,7 @@ static void on_handle_closed(uv_handle_t *h) {
 static int end_work(osync__task_t *t, osync_error_t *err) {
     close_reader(t, 0);
     if (!t->removed) return 0;
-    /* The progress first: from then on the folder is nothing. */
-    if (unlink(t->progress_path) && errno != ENOENT) return osync__err_errno(err, errno, "unlink %s", t->progress_path);
-    return osync__rmtree(t->dir, err);
+    return osync__task_dir_remove(t->dir, err);
 }
 
 static void end_done(osync__task_t *t, int rc, osync_error_t *err) {
@@ -849,6 +881,70 @@ void osync__task_end(osync__task_t *t, bool remove) {
     pump(t);
 }
 
+/* ---- the budget of disk space ---- */
+
+/* What of the log is still needed and can't be linked again; in `out`, after ": ". */
+static void say_missing(const osync__task_t *t, char *out, size_t size) {
+    osync_error_t err = {0};
+    uint64_t first = 0, last = 0;
+    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->from);
+    int rc = !p                       ? osync__err(&err, OSYNC_ENOMEM, "out of memory")
+             : t->links.binlog_source ? osync__links_missing(&t->links, p, &first, &last, &err)
+                                      : osync__err(&err, OSYNC_EAGAIN, "it hasn't answered yet");
+    if (p) openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    if (rc)
+        (void)snprintf(out, size,
+                       "`retry` goes on if the TabletServer still has the log that is needed (that can't be told now: "
+                       "%.300s)",
+                       err.message);
+    else if (first == 0)
+        (void)snprintf(out, size, "the TabletServer still has the log that is needed: `retry` goes on with it");
+    else if (last == UINT64_MAX)
+        (void)snprintf(out, size,
+                       "the TabletServer's log is empty, and entries from %llu on are still needed: `retry` goes on if "
+                       "they come back, else only `create --restart` helps, a re-sync from scratch",
+                       (unsigned long long)first);
+    else
+        (void)snprintf(out, size,
+                       "the TabletServer has purged entries %llu to %llu of the log, which are still needed: `retry` "
+                       "goes on if they come back, else only `create --restart` helps, a re-sync from scratch",
+                       (unsigned long long)first, (unsigned long long)last);
+}
+
+static int give_up_work(osync__task_t *t, osync_error_t *err) {
+    char missing[700];
+    close_reader(t, 0);
+    say_missing(t, missing, sizeof missing);
+    int rc = osync__links_drop(&t->links, err);
+    return rc ? rc : osync__err(err, OSYNC_ENOSPC, "%s", missing);
+}
+
+static void give_up_done(osync__task_t *t, int rc, osync_error_t *err) {
+    osync_error_t reason = {0};
+    t->give_up = t->discard = false;
+    if (t->ending) return;
+    t->gave_up = true;
+    osync__err(&reason, rc, "%s: %s", t->give_up_why, err->message);
+    free(t->give_up_why);
+    t->give_up_why = NULL;
+    if (!t->sending) drop_packs(t);
+    fail(t, &reason);
+}
+
+uint64_t osync__task_pinned(const osync__task_t *t) {
+    return t->pinned_bytes;
+}
+
+bool osync__task_give_up(osync__task_t *t, const char *why) {
+    if (t->ending || t->give_up || t->gave_up || t->handed_out || t->partition->incoming) return false;
+    t->give_up_why = strdup(why);
+    if (!t->give_up_why) return false; /* the next time */
+    t->give_up = true;
+    set_cancel(t, 1);
+    pump(t);
+    return true;
+}
+
 /* ---- work lane: what comes next ---- */
 
 static void on_work_timer(uv_timer_t *timer) {
@@ -863,7 +959,7 @@ static void read_on(osync__task_t *t) {
         if (assign(&t->from, from->data, from->len)) {
             osync__err(&memory, OSYNC_ENOMEM, "out of memory");
             set_problem(t, &memory);
-            hold(t);
+            back_off(t);
             return;
         }
         t->state = "replaying";
@@ -896,28 +992,39 @@ static void pump(osync__task_t *t) {
         if (now >= t->commit_at) t->commit_at = now + BACKOFF_MAX_MS;
         wake = t->commit_at;
     }
+    if (t->give_up && !t->asking) {
+        t->links.binlog_source = t->binlog_source;
+        if (assign(&t->from, t->committed.data, t->committed.len)) t->from.len = 0;
+        start_job(t, give_up_work, give_up_done);
+        return;
+    }
     if (t->discard) {
         start_job(t, close_work, close_done);
         return;
     }
-    if (t->stage == RUN && now >= t->poll_at) {
+    if (t->stage == RUN && !t->gave_up && now >= t->poll_at) {
         t->dirty = t->want_files = true;
         start_watch(t);
     }
-    if (!t->failed && now >= t->hold_until) {
+    if (!t->failed && now >= t->wait_until) {
         if (t->stage == RUN)
             read_on(t);
         else
             set_up(t);
     }
     if (t->ending) return;
-    if (!t->busy && t->stage == RUN && t->want_files) { /* nothing can be read now, but the tablet may purge */
+    if (!t->busy && t->stage != RUN && !t->handed_out && now >= t->poll_at) { /* the budget wants to know */
+        t->poll_at = now + t->env->config->heartbeat_ms;
+        start_job(t, measure_work, measure_done);
+    }
+    if (!t->busy && t->stage == RUN && t->want_files && !t->gave_up) {
+        /* Nothing can be read now, but the tablet may purge. */
         looked_at_source(t);
         start_job(t, link_more_work, link_more_done);
     }
     if (!t->busy) {
-        if (!t->failed && t->hold_until > now && t->hold_until < wake) wake = t->hold_until;
-        if (t->stage == RUN && t->poll_at < wake) wake = t->poll_at;
+        if (!t->failed && t->wait_until > now && t->wait_until < wake) wake = t->wait_until;
+        if (!t->handed_out && !t->gave_up && t->poll_at < wake) wake = t->poll_at;
         if (wake != UINT64_MAX) uv_timer_start(&t->work_timer, on_work_timer, wake > now ? wake - now : 0, 0);
     }
     if (t->report_now) send_next(t);
@@ -994,6 +1101,7 @@ static bool take_answer(osync__task_t *t, const Openmldb__Datasync__SendDataResp
 
 static void on_sent(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
     osync__task_t *t = arg;
+    OSYNC__AFTER(send_data);
     t->sending = false;
     if (t->ending) {
         pump(t);
@@ -1008,6 +1116,7 @@ static void on_sent(void *arg, int status, const ProtobufCMessage *message, cons
         again = take_answer(t, (const Openmldb__Datasync__SendDataResponse *)(const void *)message);
     }
     if (t->ending) return;
+    if (t->gave_up) drop_packs(t); /* so that what is sent next says so */
     if (again) {
         t->send_delay = longer(t->send_delay);
         t->send_at = osync__mono_ms() + t->send_delay;
@@ -1022,13 +1131,16 @@ static void on_sent(void *arg, int status, const ProtobufCMessage *message, cons
 
 static void report_reason(const osync__task_t *t, char *out, size_t size) {
     uint64_t now = osync__mono_ms();
-    if (t->problem.code)
-        (void)snprintf(out, size, "%s", t->problem.message);
+    const osync_error_t *problem = t->problem.code        ? &t->problem
+                                   : t->link_problem.code ? &t->link_problem
+                                                          : &t->commit_problem;
+    if (problem->code)
+        (void)snprintf(out, size, "%s", problem->message);
     else if (!strcmp(t->state, "waiting"))
         (void)snprintf(out, size,
                        "the snapshot is too young to be read: everything that was put before it must be in the log; "
                        "waits %llu s more",
-                       (unsigned long long)(t->hold_until > now ? (t->hold_until - now + 999) / 1000 : 0));
+                       (unsigned long long)(t->wait_until > now ? (t->wait_until - now + 999) / 1000 : 0));
     else
         out[0] = 0;
 }
@@ -1058,6 +1170,7 @@ static void send_request(osync__task_t *t, const pack_t *p) {
         r.finished = p && p->finished;
         r.token = t->request->token ? t->request->token : token;
         r.report = &report;
+        OSYNC__BEFORE(send_data);
         rc = osync__rpc_call(t->env->client, t->request->des_endpoint, "openmldb.datasync.SyncTool", "SendData",
                              &r.base, p ? p->rows.data : NULL, p ? p->rows.len : 0,
                              &openmldb__datasync__send_data_response__descriptor, t->env->config->request_timeout_ms,
@@ -1126,9 +1239,11 @@ void osync__task_status(const osync__task_t *t, osync__task_status_t *out) {
         .tid = t->request->tid,
         .pid = t->request->pid,
         .state = t->state,
-        .reason = t->problem.code        ? t->problem.message
-                  : t->send_problem.code ? t->send_problem.message
-                                         : "",
+        .reason = t->problem.code          ? t->problem.message
+                  : t->link_problem.code   ? t->link_problem.message
+                  : t->commit_problem.code ? t->commit_problem.message
+                  : t->send_problem.code   ? t->send_problem.message
+                                           : "",
         .scheduler = t->request->des_endpoint,
         .tablet = t->request->tablet_endpoint ? t->request->tablet_endpoint : "",
         .failed = t->failed,
@@ -1188,14 +1303,16 @@ int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__pa
     t->dir = osync__task_dir(env->config->data_dir, partition->key);
     if (t->dir) {
         t->progress_path = osync__format("%s/%s", t->dir, OSYNC__TASK_PROGRESS);
+        t->hold_path = osync__format("%s/%s", t->dir, OSYNC__HOLD_PROGRESS);
         t->binlog_dir = osync__format("%s/binlog", t->dir);
         t->data_dir = osync__format("%s/snapshot/data", t->dir);
         t->scratch_dir = osync__format("%s/scratch", t->dir);
     }
-    if (rc || !t->dir || !t->progress_path || !t->binlog_dir || !t->data_dir || !t->scratch_dir) {
+    if (rc || !t->dir || !t->progress_path || !t->hold_path || !t->binlog_dir || !t->data_dir || !t->scratch_dir) {
         free_task(t);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
+    t->links.dir = t->dir;
     uv_timer_init(env->loop, &t->work_timer);
     uv_timer_init(env->loop, &t->send_timer);
     uv_fs_event_init(env->loop, &t->watch);

@@ -10,6 +10,8 @@
 enum {
     WRITE_BUFFER = 8 << 20,    /* bytes of one memtable of the scratch database */
     CACHE = 4 << 20,           /* bytes of its block cache */
+    PREALLOCATE = 64 << 10,    /* bytes of its MANIFEST; RocksDB would take 4 MiB at once */
+    FATAL_LEVEL = 4,           /* rocksdb::InfoLogLevel */
     BATCH = 1000,              /* entries written at once */
     MAX_WIDE_DELETES = 100000, /* deletes without a key are kept in memory, 24 bytes each */
 };
@@ -94,6 +96,11 @@ static rocksdb_options_t *new_options(osync__window_t *w) {
     rocksdb_options_set_max_write_buffer_number(o, 2);
     rocksdb_options_set_max_open_files(o, 64);
     rocksdb_options_set_keep_log_file_num(o, 1);
+    /* With the disk full, the second line of RocksDB's own log would end the process: Debian leaves assertions on. */
+    rocksdb_options_set_info_log_level(o, FATAL_LEVEL);
+    rocksdb_options_set_manifest_preallocation_size(o, PREALLOCATE);
+    rocksdb_options_set_stats_dump_period_sec(o, 0); /* nobody looks at them */
+    rocksdb_options_set_stats_persist_period_sec(o, 0);
     rocksdb_options_set_block_based_table_factory(o, w->table_options);
     return o;
 }

@@ -9,7 +9,13 @@
 #include "base/error.h"
 #include "delivery/internal.h"
 
+#define TOMB  ".fenced"
+#define CLAIM ".rebuilt"
+
+enum { FINAL_NAME_SIZE = 128 };
+
 static void answered(osync__delivery_t *d, int status, const osync_error_t *err) {
+    if (d->fp != OSYNC__FAILPOINTS) OSYNC__AFTER_POINT(d->fp);
     d->calls--;
     if (d->closing) {
         osync__finish_close(d);
@@ -23,8 +29,10 @@ static void answered(osync__delivery_t *d, int status, const osync_error_t *err)
     d->next(d, status, err);
 }
 
-static void begin(osync__delivery_t *d, osync__step next) {
+static void begin(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    if (fp != OSYNC__FAILPOINTS) OSYNC__BEFORE_POINT(fp);
     d->next = next;
+    d->fp = fp;
     d->calls++;
 }
 
@@ -37,13 +45,13 @@ static void on_done(void *arg, int status, const osync_error_t *err) {
     answered(arg, status, err);
 }
 
-void osync__sink_mkdirs(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__sink_mkdirs(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     begun(d, d->c.sink->ops->mkdirs(d->c.sink, d->path, on_done, d));
 }
 
-void osync__sink_create(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__sink_create(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     d->file = NULL;
     int rc = d->c.sink->ops->create(d->c.sink, d->path, &d->file, on_done, d);
     if (rc) d->file = NULL;
@@ -56,16 +64,16 @@ static void on_written(void *arg, int status, const osync_error_t *err) {
     answered(d, status, err);
 }
 
-void osync__sink_write(osync__delivery_t *d, const void *data, size_t len, osync__step next) {
-    begin(d, next);
+void osync__sink_write(osync__delivery_t *d, osync__failpoint_t fp, const void *data, size_t len, osync__step next) {
+    begin(d, fp, next);
     d->writing = true;
     int rc = d->c.sink->ops->write(d->file, data, len, on_written, d);
     if (rc) d->writing = false;
     begun(d, rc);
 }
 
-void osync__sink_finish(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__sink_finish(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     osync_sink_file_t *file = d->file;
     d->file = NULL;
     int rc = d->c.sink->ops->finish(file, on_done, d);
@@ -74,7 +82,7 @@ void osync__sink_finish(osync__delivery_t *d, osync__step next) {
 }
 
 void osync__sink_abort(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+    begin(d, OSYNC__FAILPOINTS, next);
     osync_sink_file_t *file = d->file;
     d->file = NULL;
     d->c.sink->ops->abort(file, on_done, d);
@@ -87,12 +95,12 @@ static void on_stat(void *arg, int status, const osync_sink_stat_t *stat, const 
 }
 
 void osync__sink_stat(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+    begin(d, OSYNC__FAILPOINTS, next);
     begun(d, d->c.sink->ops->stat(d->c.sink, d->path, on_stat, d));
 }
 
-void osync__sink_set_label(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__sink_set_label(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     begun(d, d->c.sink->ops->set_label(d->c.sink, d->path, d->label.data, d->label.len, on_done, d));
 }
 
@@ -103,45 +111,76 @@ static void on_label(void *arg, int status, const void *label, size_t len, const
 }
 
 void osync__sink_get_label(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+    begin(d, OSYNC__FAILPOINTS, next);
     begun(d, d->c.sink->ops->get_label(d->c.sink, d->path, on_label, d));
 }
 
-void osync__sink_rename(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__sink_rename(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     begun(d, d->c.sink->ops->rename(d->c.sink, d->path, d->path2, on_done, d));
 }
 
-void osync__sink_remove(osync__delivery_t *d, bool recursive, osync__step next) {
-    begin(d, next);
+void osync__sink_remove(osync__delivery_t *d, osync__failpoint_t fp, bool recursive, osync__step next) {
+    begin(d, fp, next);
     begun(d, d->c.sink->ops->remove(d->c.sink, d->path, recursive, on_done, d));
 }
 
-/* Keeps the names of incarnations, with or without ".fenced", and nothing else. */
+/* Keeps the names of incarnations, with or without ".fenced", and of claims, and nothing else. */
 static void on_list(void *arg, int status, const char *const *names, size_t n, const osync_error_t *err) {
     osync__delivery_t *d = arg;
-    free(d->names);
-    d->names = NULL;
-    d->n_names = 0;
+    free(d->found);
+    d->found = NULL;
+    d->n_found = 0;
     if (!status && n > 0) {
-        d->names = calloc(n, sizeof *d->names);
-        if (!d->names) status = OSYNC_ENOMEM;
+        d->found = calloc(n, sizeof *d->found);
+        if (!d->found) status = OSYNC_ENOMEM;
     }
     for (size_t i = 0; i < n && !status; i++) {
         size_t len = strspn(names[i], "0123456789abcdef");
-        if (len != OSYNC__ID_SIZE - 1 || (names[i][len] && strcmp(names[i] + len, ".fenced") != 0)) continue;
-        memcpy(d->names[d->n_names++], names[i], len);
+        const char *rest = names[i] + len;
+        bool is_claim = strcmp(rest, CLAIM) == 0;
+        if (len != OSYNC__ID_SIZE - 1 || (*rest && !is_claim && strcmp(rest, TOMB) != 0)) continue;
+        memcpy(d->found[d->n_found].id, names[i], len);
+        d->found[d->n_found++].is_claim = is_claim;
     }
     answered(d, status, err);
 }
 
 void osync__sink_list(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+    begin(d, OSYNC__FAILPOINTS, next);
     begun(d, d->c.sink->ops->list(d->c.sink, d->path, on_list, d));
 }
 
-void osync__sink_barrier(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+static void final_name(const osync__delivery_t *d, uint64_t n, char name[FINAL_NAME_SIZE]) {
+    (void)snprintf(name, FINAL_NAME_SIZE, "part-%s-%05" PRIu32 "-%010" PRIu64 ".csv", d->task_id, d->c.pid, n);
+}
+
+static void on_files(void *arg, int status, const char *const *names, size_t n, const osync_error_t *err) {
+    osync__delivery_t *d = arg;
+    char name[FINAL_NAME_SIZE];
+    final_name(d, 0, name);
+    size_t prefix = strlen(name) - strlen("0000000000.csv");
+    d->has_newest = false;
+    for (size_t i = 0; i < n && !status; i++) {
+        if (strncmp(names[i], name, prefix) != 0) continue;
+        uint64_t slot = strtoull(names[i] + prefix, NULL, 10);
+        char same[FINAL_NAME_SIZE];
+        final_name(d, slot, same);
+        if (strcmp(names[i], same) != 0 || (d->has_newest && slot < d->newest)) continue;
+        d->has_newest = true;
+        d->newest = slot;
+    }
+    answered(d, status, err);
+}
+
+void osync__sink_list_files(osync__delivery_t *d, osync__step next) {
+    (void)snprintf(d->path, sizeof d->path, "%s", *d->dest ? d->dest : "/");
+    begin(d, OSYNC__FAILPOINTS, next);
+    begun(d, d->c.sink->ops->list(d->c.sink, d->path, on_files, d));
+}
+
+void osync__sink_barrier(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     begun(d, d->c.sink->ops->barrier(d->c.sink, d->path, on_done, d));
 }
 
@@ -157,7 +196,7 @@ static void store_begun(osync__delivery_t *d, int rc) {
 }
 
 void osync__store_get(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+    begin(d, OSYNC__FAILPOINTS, next);
     store_begun(d, d->c.store->ops->get(d->c.store, d->key, on_value, d));
 }
 
@@ -172,6 +211,8 @@ static void on_put(void *arg, int status, const osync_error_t *err) {
     answered(d, status, err);
 }
 
+/* A9: the whole value is compared, with its random incarnation and owner. A number, even of versions, would come again
+ * in a store that was lost and rebuilt. */
 static int put(osync__delivery_t *d) {
     int rc = osync__record_pack(&d->rec, d->task_id, d->c.pid, &d->tried);
     if (rc) return rc;
@@ -179,13 +220,13 @@ static int put(osync__delivery_t *d) {
                                 d->tried.len, on_put, d);
 }
 
-void osync__store_put(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__store_put(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     store_begun(d, put(d));
 }
 
-void osync__store_remove(osync__delivery_t *d, osync__step next) {
-    begin(d, next);
+void osync__store_remove(osync__delivery_t *d, osync__failpoint_t fp, osync__step next) {
+    begin(d, fp, next);
     store_begun(d, d->c.store->ops->cas(d->c.store, d->key, d->stored.data, d->stored.len, NULL, 0, on_done, d));
 }
 
@@ -210,7 +251,7 @@ void osync__path_incarnation(osync__delivery_t *d, const char *incarnation) {
 }
 
 void osync__path_tomb(osync__delivery_t *d, const char *incarnation) {
-    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s.fenced", d->dest, d->task_id, d->c.pid, incarnation);
+    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s" TOMB, d->dest, d->task_id, d->c.pid, incarnation);
 }
 
 void osync__path_staged(osync__delivery_t *d) {
@@ -218,11 +259,17 @@ void osync__path_staged(osync__delivery_t *d) {
 }
 
 void osync__path_entombed(osync__delivery_t *d, const osync__prepared_t *p) {
-    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s.fenced/%s", d->dest, d->task_id, d->c.pid, p->incarnation, p->attempt);
+    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s" TOMB "/%s", d->dest, d->task_id, d->c.pid, p->incarnation, p->attempt);
+}
+
+void osync__path_claim(osync__delivery_t *d) {
+    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s" CLAIM, d->dest, d->task_id, d->c.pid, d->rec.claims[0]);
 }
 
 void osync__path_final(osync__delivery_t *d, uint64_t n) {
-    set_path(d, "%s/part-%s-%05" PRIu32 "-%010" PRIu64 ".csv", d->dest, d->task_id, d->c.pid, n);
+    char name[FINAL_NAME_SIZE];
+    final_name(d, n, name);
+    set_path(d, "%s/%s", d->dest, name);
 }
 
 void osync__path_keep(osync__delivery_t *d) {

@@ -43,7 +43,7 @@ static void published(osync__delivery_t *d, int status, const osync_error_t *err
     else if (osync__apply_prepared(d))
         out_of_memory(d);
     else
-        osync__store_put(d, committed);
+        osync__store_put(d, OSYNC__FP_commit_cas, committed);
 }
 
 static void prepared(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -51,10 +51,11 @@ static void prepared(osync__delivery_t *d, int status, const osync_error_t *err)
         osync__trouble(d, status, err);
         return;
     }
+    /* A6: the sink's rename never overwrites, and never goes into a folder of that name. */
     osync__path_final(d, d->rec.prepared.n);
     osync__path_keep(d);
     osync__path_staged(d);
-    osync__sink_rename(d, published);
+    osync__sink_rename(d, OSYNC__FP_publish_rename, published);
 }
 
 void osync__commit_staged(osync__delivery_t *d) {
@@ -69,7 +70,7 @@ void osync__commit_staged(osync__delivery_t *d) {
     if (osync__buf_set(&p->end, d->end.data, d->end.len))
         out_of_memory(d);
     else
-        osync__store_put(d, prepared);
+        osync__store_put(d, OSYNC__FP_prepare_cas, prepared);
 }
 
 void osync__commit_point(osync__delivery_t *d) {
@@ -77,5 +78,5 @@ void osync__commit_point(osync__delivery_t *d) {
     if (osync__buf_set(&d->rec.point, d->end.data, d->end.len))
         out_of_memory(d);
     else
-        osync__store_put(d, committed);
+        osync__store_put(d, OSYNC__FP_point_cas, committed);
 }

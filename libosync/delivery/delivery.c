@@ -14,10 +14,10 @@ enum { RETRY_MIN_MS = 100, RETRY_MAX_MS = 10000, MAX_TASK_ID = 63 };
 
 static void on_wake(uv_timer_t *t);
 
-/* What waiting can't mend, as far as the sink can tell. */
+/* What waiting can't mend, as far as the sink can tell. A missing permission, a quota and a full disk are mended by
+ * somebody while we wait. */
 static bool is_permanent(int status) {
-    return status == OSYNC_EPERM || status == OSYNC_ENOTSUP || status == OSYNC_EINVAL || status == OSYNC_ETOOBIG ||
-           status == OSYNC_EXDEV;
+    return status == OSYNC_ENOTSUP || status == OSYNC_EINVAL || status == OSYNC_ETOOBIG || status == OSYNC_EXDEV;
 }
 
 /* Callers' callbacks */
@@ -96,10 +96,8 @@ static void retreated(osync__delivery_t *d, int status, const osync_error_t *err
                    d->c.pid, (unsigned long long)pause, d->reason.message);
         uv_timer_start(&d->wake, on_wake, pause, 0);
     }
-    bool tell = !d->removing && (doomed || !d->troubled);
-    d->troubled = true;
     answer_all(d, OSYNC_EAGAIN, &d->reason);
-    if (tell) d->c.on_rewind(d->c.arg, false, doomed, &d->reason);
+    if (!d->removing) d->c.on_rewind(d->c.arg, false, doomed, &d->reason);
 }
 
 static void retreat(osync__delivery_t *d, const osync_error_t *err, bool doomed) {
@@ -128,7 +126,6 @@ void osync__ready(osync__delivery_t *d) {
     if (!d->removing) {
         osync_error_t reason = d->reason;
         d->was_ready = true;
-        d->troubled = false;
         d->reason = (osync_error_t){0};
         answer_all(d, OSYNC_EAGAIN, &reason);
         d->c.on_rewind(d->c.arg, true, false, &reason);
@@ -231,7 +228,8 @@ static void delivery_free(osync__delivery_t *d) {
     osync__buf_free(&d->end);
     osync__buf_free(&d->label);
     osync__buf_free(&d->append.end);
-    free(d->names);
+    free(d->found);
+    osync__buf_free(&d->task_info);
     free(d->key);
     free(d->dest);
     free(d->task_id);
@@ -260,7 +258,8 @@ int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_
     d->c.dest = d->dest = strdup(config->dest);
     d->c.task_id = d->task_id = strdup(config->task_id);
     d->c.label_text = d->label_text = strdup(config->label_text ? config->label_text : "");
-    if (!d->c.first_point || !d->key || !d->dest || !d->task_id || !d->label_text) {
+    int rc = osync__buf_set(&d->task_info, config->task_info, config->task_info_len);
+    if (rc || !d->c.first_point || !d->key || !d->dest || !d->task_id || !d->label_text) {
         delivery_free(d);
         return osync__err(err, OSYNC_ENOMEM, "task %s: out of memory", config->task_id);
     }
@@ -301,6 +300,7 @@ int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, u
     if (d->closing || d->removing) return OSYNC_ECLOSED;
     if ((d->state != OSYNC__READY && d->state != OSYNC__WORKING) || d->rewind) return OSYNC_EAGAIN;
     if (!cb || d->append.cb) return OSYNC_EINVAL;
+    /* A14: rows of an earlier attempt, or of a collector that was replaced, don't start at our end. */
     if (start_len != d->end.len || (start_len && memcmp(start, d->end.data, start_len) != 0)) return OSYNC_EINVAL;
     if (osync__buf_set(&d->append.end, end, end_len)) return OSYNC_ENOMEM;
     d->append.cb = cb;

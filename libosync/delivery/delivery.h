@@ -41,9 +41,11 @@ typedef struct osync__delivery_config {
     void (*on_commit)(void *arg, const void *point, size_t len);
     /* What was appended since the committed point is gone (a failure, or osync__delivery_rewind): the caller must
      * append again from the committed point once `ready` is true. `err` says why. Comes with ready false when trouble
-     * begins, then with true when it is over; a permanent failure comes with ready false and permanent true, and
-     * nothing goes on by itself after that. `err` is never NULL; if there was no trouble (the start, a rewind) its code
-     * is 0. */
+     * begins and with each further try that fails (the reason may be another), then with true when it is over; a
+     * permanent failure comes with ready false and permanent true, and nothing goes on by itself after that. Permanent
+     * is only what waiting doesn't mend: another owner, a file in the next slot that isn't ours, a removed _osync, a
+     * label that is too big for the sink, a sink that can't do what is needed, a damaged record. `err` is never NULL;
+     * if there was no trouble (the start, a rewind) its code is 0. */
     void (*on_rewind)(void *arg, bool ready, bool permanent, const osync_error_t *err);
     void *arg;
 } osync__delivery_config_t;

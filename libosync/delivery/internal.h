@@ -6,12 +6,14 @@
  *   stager.c     steps 2 and 3: a staged, labelled, checked file
  *   committer.c  steps 4 and 5: prepare, publish, commit
  *   recovery.c   steps 0, 1, 6, 7: take-over, fence, decide, clean; and the removal of a partition
+ *   rebuild.c    what recovery does more if the store was lost: the claim, and the newest file's label
  *
  * The protocol's one simplification: a step goes on only after plain success. Everything else goes to osync__trouble,
  * which leads back to the committed point through a new incarnation. */
 #ifndef OSYNC_DELIVERY_INTERNAL_H
 #define OSYNC_DELIVERY_INTERNAL_H
 
+#include "base/failpoint.h"
 #include "delivery/delivery.h"
 #include "delivery/record.h"
 
@@ -31,6 +33,12 @@ enum osync__delivery_state {
 /* What follows when the call under way is answered. `err` is not NULL if status isn't 0. */
 typedef void (*osync__step)(osync__delivery_t *d, int status, const osync_error_t *err);
 
+/* An entry of the partition's folder. */
+typedef struct osync__found {
+    char id[OSYNC__ID_SIZE];
+    bool is_claim; /* else an incarnation, fenced or not */
+} osync__found_t;
+
 typedef struct osync__waiter {
     osync__delivery_cb cb;
     void *arg;
@@ -40,17 +48,21 @@ typedef struct osync__waiter {
 struct osync__delivery {
     osync__delivery_config_t c; /* its strings are the ones below */
     char *key, *dest, *task_id, *label_text;
+    osync__buf_t task_info;
     enum osync__delivery_state state;
 
     /* The call under way. */
     osync__step next;
-    unsigned calls; /* 1, or 2 while a write is being aborted */
+    osync__failpoint_t fp; /* its name; OSYNC__FAILPOINTS: it changes nothing */
+    unsigned calls;        /* 1, or 2 while a write is being aborted */
     bool writing;
     char path[OSYNC__PATH_SIZE], path2[OSYNC__PATH_SIZE];
     osync_sink_stat_t stat;
-    osync__buf_t got;              /* a value, a label */
-    char (*names)[OSYNC__ID_SIZE]; /* incarnations found by listing */
-    size_t n_names;
+    osync__buf_t got; /* a value, a label */
+    osync__found_t *found;
+    size_t n_found;
+    bool has_newest; /* of the partition's committed files, found by listing */
+    uint64_t newest;
 
     /* The store. The record is changed in memory first; if storing it fails, it is read again before anything else. */
     osync__record_t rec;
@@ -61,7 +73,9 @@ struct osync__delivery {
     char incarnation[OSYNC__ID_SIZE]; /* the last that was taken; rec's, if storing it was successful */
     bool unused;                      /* nothing was staged in it yet: it needs no fence */
     bool made;                        /* its folder is there; never made again (step 1) */
-    bool listed;                      /* other incarnations were looked for by listing */
+    bool listed;                      /* by this incarnation: nobody else is on the sink that the record doesn't know */
+    bool claim_made;                  /* our claim is on the sink */
+    bool claimed;                     /* and it was there alone, or with older ones: a new one is a successor's */
     bool probed;
     bool erasing; /* the record's removal was tried */
     size_t at;    /* of a loop over rec.former */
@@ -98,29 +112,29 @@ struct osync__delivery {
     uv_timer_t wake; /* a turn of the loop, or a pause before the next recovery */
     uv_timer_t roll;
     unsigned pauses; /* since the last commit: each is longer */
-    bool troubled;   /* on_rewind(ready false) was told */
     bool doomed;
     osync_error_t reason; /* of the trouble */
     osync_error_t cause;  /* of a refusal that is looked into */
 };
 
-/* calls.c */
-void osync__sink_mkdirs(osync__delivery_t *d, osync__step next);
-void osync__sink_create(osync__delivery_t *d, osync__step next);
-void osync__sink_write(osync__delivery_t *d, const void *data, size_t len, osync__step next);
-void osync__sink_finish(osync__delivery_t *d, osync__step next);
+/* calls.c: each call that changes something outside has the name of its step, `fp` */
+void osync__sink_mkdirs(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
+void osync__sink_create(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
+void osync__sink_write(osync__delivery_t *d, osync__failpoint_t fp, const void *data, size_t len, osync__step next);
+void osync__sink_finish(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
 void osync__sink_abort(osync__delivery_t *d, osync__step next);
 void osync__sink_stat(osync__delivery_t *d, osync__step next);
-void osync__sink_set_label(osync__delivery_t *d, osync__step next);
+void osync__sink_set_label(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
 void osync__sink_get_label(osync__delivery_t *d, osync__step next);
-void osync__sink_rename(osync__delivery_t *d, osync__step next);
-void osync__sink_remove(osync__delivery_t *d, bool recursive, osync__step next);
-void osync__sink_list(osync__delivery_t *d, osync__step next);
-void osync__sink_barrier(osync__delivery_t *d, osync__step next);
+void osync__sink_rename(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
+void osync__sink_remove(osync__delivery_t *d, osync__failpoint_t fp, bool recursive, osync__step next);
+void osync__sink_list(osync__delivery_t *d, osync__step next);       /* the partition's folder: d->found */
+void osync__sink_list_files(osync__delivery_t *d, osync__step next); /* the destination: d->newest */
+void osync__sink_barrier(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
 void osync__store_get(osync__delivery_t *d, osync__step next);
 /* Puts d->rec into the store, or removes it from there. On success d->stored is what it holds. */
-void osync__store_put(osync__delivery_t *d, osync__step next);
-void osync__store_remove(osync__delivery_t *d, osync__step next);
+void osync__store_put(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
+void osync__store_remove(osync__delivery_t *d, osync__failpoint_t fp, osync__step next);
 
 /* Fill d->path. */
 void osync__path_folder(osync__delivery_t *d, int up); /* up 0: the partition's, 1: the task's, 2: _osync */
@@ -128,6 +142,7 @@ void osync__path_incarnation(osync__delivery_t *d, const char *incarnation);
 void osync__path_tomb(osync__delivery_t *d, const char *incarnation);
 void osync__path_staged(osync__delivery_t *d);
 void osync__path_entombed(osync__delivery_t *d, const osync__prepared_t *p);
+void osync__path_claim(osync__delivery_t *d);
 void osync__path_final(osync__delivery_t *d, uint64_t n);
 /* d->path to d->path2. */
 void osync__path_keep(osync__delivery_t *d);
@@ -160,7 +175,19 @@ void osync__commit_point(osync__delivery_t *d);
 /* Turns the prepared file of rec into a committed one, in memory. */
 int osync__apply_prepared(osync__delivery_t *d);
 
+int osync__label_file(osync__delivery_t *d); /* d->label, of what is staged */
+
 /* recovery.c */
 void osync__recover(osync__delivery_t *d);
+void osync__list_others(osync__delivery_t *d);
+void osync__look_at_slot(osync__delivery_t *d);
+/* d->got is the label of file n, d->stat what it belongs to. If it is ours, it goes into *l, and *ours is true. */
+int osync__read_label(osync__delivery_t *d, uint64_t n, osync__label_t *l, bool *ours);
+/* In memory, the file of this label is the newest committed one. */
+int osync__take_label(osync__delivery_t *d, const osync__label_t *l);
+
+/* rebuild.c */
+void osync__claim(osync__delivery_t *d);
+void osync__rebuild(osync__delivery_t *d);
 
 #endif

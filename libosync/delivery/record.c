@@ -45,6 +45,7 @@ void osync__record_free(osync__record_t *r) {
     osync__buf_free(&r->point);
     osync__buf_free(&r->prepared.end);
     free(r->former);
+    free(r->claims);
     *r = (osync__record_t){0};
 }
 
@@ -58,12 +59,22 @@ int osync__record_add_former(osync__record_t *r, const char *incarnation) {
     return 0;
 }
 
+int osync__record_add_claim(osync__record_t *r, const char *claim) {
+    char(*more)[OSYNC__ID_SIZE] = realloc(r->claims, (r->n_claims + 1) * sizeof *more);
+    if (!more) return OSYNC_ENOMEM;
+    r->claims = more;
+    if (!copy_id(r->claims[r->n_claims], claim)) return OSYNC_ECORRUPT;
+    r->n_claims++;
+    return 0;
+}
+
 int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t pid, osync__buf_t *out) {
     Osync__Delivery__Record m = OSYNC__DELIVERY__RECORD__INIT;
     Osync__Delivery__Prepared p = OSYNC__DELIVERY__PREPARED__INIT;
     Osync__Delivery__Former *former = calloc(r->n_former + 1, sizeof *former);
     Osync__Delivery__Former **formers = calloc(r->n_former + 1, sizeof *formers);
-    int rc = former && formers ? 0 : OSYNC_ENOMEM;
+    char **claims = calloc(r->n_claims + 1, sizeof *claims);
+    int rc = former && formers && claims ? 0 : OSYNC_ENOMEM;
     if (rc) goto done;
     m.version = RECORD_VERSION;
     m.task_id = unconst(task_id);
@@ -94,10 +105,15 @@ int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t p
     }
     m.n_former = r->n_former;
     m.former = formers;
+    for (size_t i = 0; i < r->n_claims; i++) claims[i] = r->claims[i];
+    m.n_claim = r->n_claims;
+    m.claim = claims;
+    m.has_rebuilding = m.rebuilding = r->rebuilding;
     rc = pack(&m.base, out);
 done:
     free(former);
     free(formers);
+    free(claims);
     return rc;
 }
 
@@ -139,32 +155,40 @@ int osync__record_unpack(osync__record_t *r, const void *data, size_t len, const
         rc = osync__record_add_former(r, m->former[i]->incarnation);
         if (!rc) r->former[i].blocked = m->former[i]->blocked;
     }
+    for (size_t i = 0; i < m->n_claim && !rc; i++) rc = osync__record_add_claim(r, m->claim[i]);
+    r->rebuilding = m->rebuilding;
     if (rc) osync__err(err, rc, "the record of task %s, partition %u: %s", task_id, pid, osync_strerror(rc));
 done:
     if (m) osync__delivery__record__free_unpacked(m, NULL);
     return rc;
 }
 
-int osync__label_pack(const char *task_id, uint32_t pid, uint64_t n, const char *attempt, const osync__buf_t *start,
-                      const osync__buf_t *end, uint64_t rows, uint64_t bytes, const char *text, osync__buf_t *out) {
+int osync__label_pack(const osync__label_t *l, osync__buf_t *out) {
     Osync__Delivery__Label m = OSYNC__DELIVERY__LABEL__INIT;
     m.version = LABEL_VERSION;
-    m.task_id = unconst(task_id);
-    m.pid = pid;
-    m.n = n;
-    m.attempt = unconst(attempt);
-    m.start = view(start);
-    m.end = view(end);
-    m.rows = rows;
-    m.bytes = bytes;
-    m.text = unconst(text);
+    m.task_id = unconst(l->task_id);
+    m.pid = l->pid;
+    m.n = l->n;
+    m.attempt = unconst(l->attempt);
+    m.start = view(&l->start);
+    m.end = view(&l->end);
+    m.rows = l->rows;
+    m.bytes = l->bytes;
+    m.text = (char *)l->text.data;
+    m.has_task = l->task.len > 0;
+    m.task = view(&l->task);
+    m.has_total_rows = m.has_total_bytes = m.has_total_files = l->has_totals;
+    m.total_rows = l->total_rows;
+    m.total_bytes = l->total_bytes;
+    m.total_files = l->total_files;
     return pack(&m.base, out);
 }
 
 int osync__label_unpack(osync__label_t *l, const void *data, size_t len) {
     int rc = 0;
     Osync__Delivery__Label *m = osync__delivery__label__unpack(NULL, len, data);
-    if (!m || m->version != LABEL_VERSION || strlen(m->task_id) >= sizeof l->task_id) {
+    if (!m || m->version != LABEL_VERSION || strlen(m->task_id) >= sizeof l->task_id ||
+        !copy_id(l->attempt, m->attempt)) {
         rc = OSYNC_ECORRUPT;
         goto done;
     }
@@ -173,8 +197,15 @@ int osync__label_unpack(osync__label_t *l, const void *data, size_t len) {
     l->n = m->n;
     l->rows = m->rows;
     l->bytes = m->bytes;
+    l->has_totals = m->has_total_rows && m->has_total_bytes && m->has_total_files;
+    l->total_rows = m->total_rows;
+    l->total_bytes = m->total_bytes;
+    l->total_files = m->total_files;
+    const char *text = m->text ? m->text : "";
     rc = osync__buf_set(&l->start, m->start.data, m->start.len);
     if (!rc) rc = osync__buf_set(&l->end, m->end.data, m->end.len);
+    if (!rc) rc = osync__buf_set(&l->text, text, strlen(text) + 1);
+    if (!rc) rc = osync__buf_set(&l->task, m->task.data, m->task.len);
 done:
     if (m) osync__delivery__label__free_unpacked(m, NULL);
     return rc;
@@ -183,5 +214,7 @@ done:
 void osync__label_free(osync__label_t *l) {
     osync__buf_free(&l->start);
     osync__buf_free(&l->end);
+    osync__buf_free(&l->text);
+    osync__buf_free(&l->task);
     *l = (osync__label_t){0};
 }

@@ -38,14 +38,22 @@ typedef struct osync__record {
     osync__prepared_t prepared;
     osync__former_t *former;
     size_t n_former;
+    bool rebuilding;                /* see delivery.proto */
+    char (*claims)[OSYNC__ID_SIZE]; /* the first is this record's own */
+    size_t n_claims;
 } osync__record_t;
 
 typedef struct osync__label {
     char task_id[64];
     uint32_t pid;
     uint64_t n;
+    char attempt[OSYNC__ID_SIZE];
     osync__buf_t start, end;
     uint64_t rows, bytes;
+    osync__buf_t text; /* the config's label_text, with its final 0 */
+    osync__buf_t task; /* the config's task_info */
+    bool has_totals;
+    uint64_t total_rows, total_bytes, total_files; /* of the partition up to this file and with it */
 } osync__label_t;
 
 void osync__record_free(osync__record_t *r);
@@ -55,11 +63,12 @@ int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t p
 int osync__record_unpack(osync__record_t *r, const void *data, size_t len, const char *task_id, uint32_t pid,
                          osync_error_t *err);
 int osync__record_add_former(osync__record_t *r, const char *incarnation);
+int osync__record_add_claim(osync__record_t *r, const char *claim);
 
 /* Replaces *out. */
-int osync__label_pack(const char *task_id, uint32_t pid, uint64_t n, const char *attempt, const osync__buf_t *start,
-                      const osync__buf_t *end, uint64_t rows, uint64_t bytes, const char *text, osync__buf_t *out);
-/* Into an empty label. OSYNC_ECORRUPT: not a label of ours. */
+int osync__label_pack(const osync__label_t *l, osync__buf_t *out);
+/* Into an empty label; osync__label_free also after a failure. OSYNC_ECORRUPT: not a label of ours. Fields that an
+ * older label doesn't have are empty. */
 int osync__label_unpack(osync__label_t *l, const void *data, size_t len);
 void osync__label_free(osync__label_t *l);
 

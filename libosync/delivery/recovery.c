@@ -28,12 +28,12 @@ static void erased(osync__delivery_t *d, int status, const osync_error_t *err) {
 
 static void erase_record(osync__delivery_t *d, int status, const osync_error_t *err) {
     d->erasing = true;
-    osync__store_remove(d, erased);
+    osync__store_remove(d, OSYNC__FP_erase_cas, erased);
 }
 
 static void erase_top(osync__delivery_t *d, int status, const osync_error_t *err) {
     osync__path_folder(d, 2);
-    osync__sink_remove(d, false, erase_record);
+    osync__sink_remove(d, OSYNC__FP_erase_top, false, erase_record);
 }
 
 static void folder_erased(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -43,12 +43,12 @@ static void folder_erased(osync__delivery_t *d, int status, const osync_error_t 
     }
     /* Other partitions and other tasks may still be there: these two succeed for the last one only. */
     osync__path_folder(d, 1);
-    osync__sink_remove(d, false, erase_top);
+    osync__sink_remove(d, OSYNC__FP_erase_task, false, erase_top);
 }
 
 static void erase(osync__delivery_t *d) {
     osync__path_folder(d, 0);
-    osync__sink_remove(d, true, folder_erased);
+    osync__sink_remove(d, OSYNC__FP_erase_folder, true, folder_erased);
 }
 
 /* The probe: before the first file it is tried out whether this sink can do what will be needed. */
@@ -74,7 +74,7 @@ static void probe_renamed(osync__delivery_t *d, int status, const osync_error_t 
         return;
     }
     osync__path_staged(d);
-    osync__sink_remove(d, false, probe_removed);
+    osync__sink_remove(d, OSYNC__FP_probe_remove, false, probe_removed);
 }
 
 static void probe_labelled(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -89,18 +89,17 @@ static void probe_labelled(osync__delivery_t *d, int status, const osync_error_t
     osync__path_staged(d);
     osync__path_keep(d);
     memcpy(d->path, from, sizeof from);
-    osync__sink_rename(d, probe_renamed);
+    osync__sink_rename(d, OSYNC__FP_probe_rename, probe_renamed);
 }
 
 static void probe_finished(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status) {
         probe_failed(d, status, err, "creating a file");
-    } else if (osync__label_pack(d->task_id, d->c.pid, d->rec.next, d->attempt, &d->point, &d->point, 0, 0,
-                                 d->label_text, &d->label)) {
+    } else if (osync__label_file(d)) {
         out_of_memory(d);
     } else {
         osync__path_staged(d);
-        osync__sink_set_label(d, probe_labelled);
+        osync__sink_set_label(d, OSYNC__FP_probe_label, probe_labelled);
     }
 }
 
@@ -108,7 +107,7 @@ static void probe_created(osync__delivery_t *d, int status, const osync_error_t 
     if (status)
         probe_failed(d, status, err, "creating a file");
     else
-        osync__sink_finish(d, probe_finished);
+        osync__sink_finish(d, OSYNC__FP_probe_finish, probe_finished);
 }
 
 static void probe(osync__delivery_t *d) {
@@ -116,10 +115,11 @@ static void probe(osync__delivery_t *d) {
         osync__ready(d);
         return;
     }
-    d->unused = false; /* if its folder has gone meanwhile, only another incarnation helps */
+    d->unused = false;       /* if its folder has gone meanwhile, only another incarnation helps */
+    osync__forget_staged(d); /* so that the label is one of an empty file */
     osync__random_hex(d->attempt, OSYNC__ID_BYTES);
     osync__path_staged(d);
-    osync__sink_create(d, probe_created);
+    osync__sink_create(d, OSYNC__FP_probe_create, probe_created);
 }
 
 /* Cleaning: only now, when what the tombs told is in the store. What can't be removed now is tried again by the next
@@ -151,17 +151,16 @@ static void clean_next(osync__delivery_t *d) {
         probe(d);
     } else if (r->former[d->at].fenced) {
         osync__path_tomb(d, r->former[d->at].incarnation);
-        osync__sink_remove(d, true, tomb_removed);
+        osync__sink_remove(d, OSYNC__FP_tomb_remove, true, tomb_removed);
     } else {
         /* Its empty file has stood there since a former take-over: no request of that time can still be under way. */
         osync__path_incarnation(d, r->former[d->at].incarnation);
-        osync__sink_remove(d, true, blocker_removed);
+        osync__sink_remove(d, OSYNC__FP_blocker_remove, true, blocker_removed);
     }
 }
 
 /* Slot n: after a loss of the store, or with a record from a backup, a file may be there already (A7). */
 
-static void look_at_slot(osync__delivery_t *d);
 static void settle(osync__delivery_t *d);
 
 static void adopted(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -170,21 +169,23 @@ static void adopted(osync__delivery_t *d, int status, const osync_error_t *err) 
         return;
     }
     osync__committed(d);
-    if (d->state == OSYNC__RECOVERING && !d->file) look_at_slot(d);
+    if (d->state == OSYNC__RECOVERING && !d->file) osync__look_at_slot(d);
 }
 
-static int adopt_label(osync__delivery_t *d, osync__label_t *l, bool *ours) {
+int osync__read_label(osync__delivery_t *d, uint64_t n, osync__label_t *l, bool *ours) {
     int rc = osync__label_unpack(l, d->got.data, d->got.len);
-    *ours = !rc && strcmp(l->task_id, d->task_id) == 0 && l->pid == d->c.pid && l->n == d->rec.next &&
-            osync__buf_equal(&l->start, &d->rec.point) && l->bytes == d->stat.length;
-    if (!*ours) return rc == OSYNC_ENOMEM ? rc : 0;
-    rc = osync__buf_set(&d->rec.point, l->end.data, l->end.len);
-    d->rec.next++;
-    d->rec.rows += l->rows;
-    d->rec.bytes += l->bytes;
-    d->rec.files++;
-    d->rec.has_prepared = false;
-    return rc;
+    *ours = !rc && strcmp(l->task_id, d->task_id) == 0 && l->pid == d->c.pid && l->n == n && l->bytes == d->stat.length;
+    return rc == OSYNC_ENOMEM ? rc : 0;
+}
+
+int osync__take_label(osync__delivery_t *d, const osync__label_t *l) {
+    osync__record_t *r = &d->rec;
+    r->next = l->n + 1;
+    r->rows = l->has_totals ? l->total_rows : r->rows + l->rows;
+    r->bytes = l->has_totals ? l->total_bytes : r->bytes + l->bytes;
+    r->files = l->has_totals ? l->total_files : r->files + 1;
+    r->has_prepared = false;
+    return osync__buf_set(&r->point, l->end.data, l->end.len);
 }
 
 static void foreign_slot(osync__delivery_t *d, const char *why) {
@@ -202,7 +203,7 @@ static void slot_durable(osync__delivery_t *d, int status, const osync_error_t *
     if (status)
         osync__trouble(d, status, err);
     else
-        osync__store_put(d, adopted);
+        osync__store_put(d, OSYNC__FP_adopt_cas, adopted);
 }
 
 static void slot_label(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -216,14 +217,16 @@ static void slot_label(osync__delivery_t *d, int status, const osync_error_t *er
     }
     osync__label_t label = {0};
     bool ours = false;
-    int rc = adopt_label(d, &label, &ours);
+    int rc = osync__read_label(d, d->rec.next, &label, &ours);
+    ours = ours && osync__buf_equal(&label.start, &d->rec.point);
+    if (!rc && ours) rc = osync__take_label(d, &label);
     osync__label_free(&label);
     if (rc)
         out_of_memory(d);
     else if (!ours)
         foreign_slot(d, "its label doesn't continue this task's committed point");
     else
-        osync__sink_barrier(d, slot_durable); /* A12: never commit on a read */
+        osync__sink_barrier(d, OSYNC__FP_adopt_barrier, slot_durable); /* A12: never commit on a read */
 }
 
 static void slot_seen(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -241,7 +244,7 @@ static void slot_seen(osync__delivery_t *d, int status, const osync_error_t *err
     }
 }
 
-static void look_at_slot(osync__delivery_t *d) {
+void osync__look_at_slot(osync__delivery_t *d) {
     osync__path_final(d, d->rec.next);
     osync__sink_stat(d, slot_seen);
 }
@@ -254,7 +257,7 @@ static void settled(osync__delivery_t *d, int status, const osync_error_t *err) 
         return;
     }
     if (d->files != d->rec.files) osync__committed(d);
-    if (d->state == OSYNC__RECOVERING && !d->file) look_at_slot(d);
+    if (d->state == OSYNC__RECOVERING && !d->file) osync__look_at_slot(d);
 }
 
 static void was_published(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -263,7 +266,7 @@ static void was_published(osync__delivery_t *d, int status, const osync_error_t 
     else if (osync__apply_prepared(d))
         out_of_memory(d);
     else
-        osync__store_put(d, settled);
+        osync__store_put(d, OSYNC__FP_settle_cas, settled);
 }
 
 static void tomb_seen(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -273,11 +276,13 @@ static void tomb_seen(osync__delivery_t *d, int status, const osync_error_t *err
     } else if (status || !d->stat.is_dir) {
         osync__err(&own, OSYNC_ENOENT,
                    "%s is gone, so it can't be told whether file %" PRIu64
-                   " was published: somebody has cleaned %s/_osync, which must be left alone",
+                   " was published: somebody has cleaned %s/_osync, which must be left alone. Create the task again "
+                   "with --continue to go on after the newest file that is there",
                    d->path, d->rec.prepared.n, d->dest);
         osync__doom(d, &own);
     } else {
-        osync__sink_barrier(d, was_published); /* published, and removed by a consumer since (A10) */
+        osync__sink_barrier(d, OSYNC__FP_settle_barrier,
+                            was_published); /* published, and removed by a consumer since (A10) */
     }
 }
 
@@ -289,9 +294,9 @@ static void final_seen(osync__delivery_t *d, int status, const osync_error_t *er
     } else if (status) {
         osync__trouble(d, status, err);
     } else if (d->stat.file_id == p->file_id) {
-        osync__sink_barrier(d, was_published); /* A12 */
+        osync__sink_barrier(d, OSYNC__FP_settle_barrier, was_published); /* A12 */
     } else {
-        look_at_slot(d);
+        osync__look_at_slot(d);
     }
 }
 
@@ -301,7 +306,7 @@ static void entombed_seen(osync__delivery_t *d, int status, const osync_error_t 
         osync__trouble(d, status, err);
     } else if (!status && d->stat.file_id == p->file_id) {
         d->rec.has_prepared = false; /* not published, and never will be */
-        osync__store_put(d, settled);
+        osync__store_put(d, OSYNC__FP_forget_cas, settled);
     } else {
         osync__path_final(d, p->n);
         osync__sink_stat(d, final_seen);
@@ -311,8 +316,10 @@ static void entombed_seen(osync__delivery_t *d, int status, const osync_error_t 
 static void settle(osync__delivery_t *d) {
     if (d->removing) {
         erase(d);
+    } else if (d->rec.rebuilding) {
+        osync__rebuild(d);
     } else if (!d->rec.has_prepared) {
-        look_at_slot(d);
+        osync__look_at_slot(d);
     } else {
         osync__path_entombed(d, &d->rec.prepared);
         osync__sink_stat(d, entombed_seen);
@@ -336,25 +343,18 @@ static void revived_removed(osync__delivery_t *d, int status, const osync_error_
         block(d);
 }
 
-static void place_made(osync__delivery_t *d, int status, const osync_error_t *err) {
-    if (status)
-        osync__trouble(d, status, err);
-    else
-        block(d);
-}
-
 static void place_seen(osync__delivery_t *d, int status, const osync_error_t *err) {
-    if (status == OSYNC_ENOENT && d->cause.code == OSYNC_ENOENT) {
-        osync__path_folder(d, 0); /* somebody has cleaned _osync */
-        osync__sink_mkdirs(d, place_made);
-    } else if (status == OSYNC_ENOENT)
-        osync__trouble(d, d->cause.code, &d->cause); /* why it couldn't be made */
-    else if (status)
+    if (status == OSYNC_ENOENT) {
+        /* If somebody has cleaned _osync, only another incarnation makes the folder again. */
+        if (d->cause.code == OSYNC_ENOENT) d->unused = false;
+        osync__trouble(d, d->cause.code, &d->cause);
+    } else if (status) {
         osync__trouble(d, status, err);
-    else if (!d->stat.is_dir)
+    } else if (!d->stat.is_dir) {
         blocked(d);
-    else
-        osync__sink_remove(d, true, revived_removed); /* a late MKDIRS was faster; nothing in there was ever prepared */
+    } else { /* a late MKDIRS was faster; nothing in there was ever prepared */
+        osync__sink_remove(d, OSYNC__FP_revived_remove, true, revived_removed);
+    }
 }
 
 static void look_at_place(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -378,7 +378,7 @@ static void place_created(osync__delivery_t *d, int status, const osync_error_t 
     if (status)
         place_finished(d, status, err);
     else
-        osync__sink_finish(d, place_finished);
+        osync__sink_finish(d, OSYNC__FP_block_finish, place_finished);
 }
 
 /* An empty file where the folder was: a late MKDIRS can't bring the folder back. */
@@ -388,7 +388,7 @@ static void block(osync__delivery_t *d) {
         return;
     }
     osync__path_incarnation(d, d->rec.former[d->at].incarnation);
-    osync__sink_create(d, place_created);
+    osync__sink_create(d, OSYNC__FP_block_create, place_created);
 }
 
 static void tomb_durable(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -404,7 +404,7 @@ static void tomb_sought(osync__delivery_t *d, int status, const osync_error_t *e
     else if (status)
         osync__trouble(d, status, err);
     else
-        osync__sink_barrier(d, tomb_durable);
+        osync__sink_barrier(d, OSYNC__FP_fence_barrier, tomb_durable);
 }
 
 static void fenced(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -423,89 +423,141 @@ static void fenced(osync__delivery_t *d, int status, const osync_error_t *err) {
 static void fence_next(osync__delivery_t *d) {
     osync__record_t *r = &d->rec;
     while (d->at < r->n_former && (r->former[d->at].blocked || r->former[d->at].fenced)) d->at++;
-    if (d->at == r->n_former) {
+    if (d->at == r->n_former && d->listed) {
         settle(d);
         return;
     }
-    /* One atomic step stops every request of that incarnation: creates, labels, renames. */
+    if (d->at == r->n_former) {
+        osync__list_others(d);
+        return;
+    }
+    /* A2: a folder's rename is one atomic step that stops every request of that incarnation, creates, labels and
+     * renames, however often they are sent. A staged file that is only deleted comes back by a second create. */
     osync__path_tomb(d, r->former[d->at].incarnation);
     osync__path_keep(d);
     osync__path_incarnation(d, r->former[d->at].incarnation);
-    osync__sink_rename(d, fenced);
+    osync__sink_rename(d, OSYNC__FP_fence_rename, fenced);
 }
 
-/* Incarnations that the record doesn't know: left by a lost store (A8), or brought back by a late request. */
+/* Others on the sink that the record doesn't know: incarnations left by a lost store (A8), or of an owner with another
+ * store, or brought back by a late request; and the claims of rebuilds. What is found is fenced, and then they are
+ * looked for again until there is nothing new: only then nothing is decided that a living owner could still change. */
 
 static void others_stored(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status) {
         osync__trouble(d, status, err);
         return;
     }
-    d->listed = true;
     d->at = 0;
     fence_next(d);
 }
 
-static bool is_known(const osync__record_t *r, const char *incarnation) {
-    if (strcmp(r->incarnation, incarnation) == 0) return true;
-    for (size_t i = 0; i < r->n_former; i++)
-        if (strcmp(r->former[i].incarnation, incarnation) == 0) return true;
+static bool is_known(const osync__record_t *r, const osync__found_t *found) {
+    if (!found->is_claim && strcmp(r->incarnation, found->id) == 0) return true;
+    for (size_t i = 0; i < r->n_former && !found->is_claim; i++)
+        if (strcmp(r->former[i].incarnation, found->id) == 0) return true;
+    for (size_t i = 0; i < r->n_claims && found->is_claim; i++)
+        if (strcmp(r->claims[i], found->id) == 0) return true;
     return false;
 }
 
+/* Another owner, with a store of its own, has fenced us and goes on where the files end. What we know is out of date.
+ */
+static void replaced(osync__delivery_t *d) {
+    osync_error_t own;
+    if (d->removing) {
+        erase_record(d, 0, NULL); /* what is on the sink is no longer ours */
+        return;
+    }
+    osync__path_folder(d, 0);
+    osync__err(&own, OSYNC_ECONFLICT,
+               "this partition was recovered by another scheduler, with another state folder (%s): it goes on there, "
+               "and is over here; delete the task here",
+               d->path);
+    osync__doom(d, &own);
+}
+
+/* The record stays well below a store's limit: what is more is left for the next start. But a rebuild must not leave
+ * anybody out. */
+static bool is_crowded(osync__delivery_t *d) {
+    enum { MAX_FORMER = 10000 };
+    return d->rec.n_former >= MAX_FORMER;
+}
+
+static void too_many(osync__delivery_t *d) {
+    osync_error_t own;
+    osync__path_folder(d, 0);
+    osync__err(&own, OSYNC_ETOOBIG, "%s holds the folders of more than %zu former owners", d->path, d->rec.n_former);
+    osync__doom(d, &own);
+}
+
 static void others_listed(osync__delivery_t *d, int status, const osync_error_t *err) {
-    enum {
-        MAX_FORMER = 10000
-    }; /* so that the record stays well below a store's limit; the rest is for the next start */
+    osync__record_t *r = &d->rec;
     if (status && status != OSYNC_ENOENT) {
         osync__trouble(d, status, err);
         return;
     }
-    size_t known = d->rec.n_former;
-    for (size_t i = 0; i < d->n_names && d->rec.n_former < MAX_FORMER; i++) {
-        if (is_known(&d->rec, d->names[i])) continue;
-        if (osync__record_add_former(&d->rec, d->names[i])) {
+    bool news = false;
+    for (size_t i = 0; i < d->n_found; i++) {
+        osync__found_t *found = &d->found[i];
+        if (is_known(r, found) || (!found->is_claim && is_crowded(d) && !r->rebuilding)) continue;
+        if (found->is_claim && (!r->rebuilding || d->claimed)) {
+            replaced(d);
+            return;
+        }
+        if (!found->is_claim && is_crowded(d)) {
+            too_many(d);
+            return;
+        }
+        if (found->is_claim ? osync__record_add_claim(r, found->id) : osync__record_add_former(r, found->id)) {
             out_of_memory(d);
             return;
         }
+        news = true;
     }
+    d->listed = !news;
+    d->claimed = d->claimed || (r->rebuilding && !news);
     /* A name in the list could be a successor's. That it isn't, only the store can say: if this compare-and-set
      * succeeds, nobody had taken over when the list was made. */
-    if (d->rec.n_former > known)
-        osync__store_put(d, others_stored);
+    if (news)
+        osync__store_put(d, OSYNC__FP_others_cas, others_stored);
     else
         others_stored(d, 0, NULL);
 }
 
-static void list_others(osync__delivery_t *d) {
-    if (d->listed) {
-        d->at = 0;
-        fence_next(d);
-        return;
-    }
+void osync__list_others(osync__delivery_t *d) {
     osync__path_folder(d, 0);
     osync__sink_list(d, others_listed);
 }
 
 /* Take-over */
 
+static void go_on(osync__delivery_t *d) {
+    /* A claim that is seen after our folder was made stops us; one that is made later finds our folder. */
+    if (d->rec.rebuilding && !d->removing && !d->claim_made)
+        osync__claim(d);
+    else
+        osync__list_others(d);
+}
+
 static void made(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status) {
+        if (status == OSYNC_EEXIST) d->unused = false; /* it was fenced already, by an owner with another store */
         osync__trouble(d, status, err);
         return;
     }
     d->made = true;
-    list_others(d);
+    go_on(d);
 }
 
 static void taken(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status) {
         osync__trouble(d, status, err);
     } else if (d->removing || d->made) {
-        list_others(d);
+        go_on(d);
     } else {
         osync__path_incarnation(d, d->rec.incarnation);
-        osync__sink_mkdirs(d, made);
+        osync__sink_mkdirs(d, OSYNC__FP_take_mkdirs, made);
     }
 }
 
@@ -523,7 +575,8 @@ static void take_over(osync__delivery_t *d) {
     r->generation++;
     d->unused = true;
     d->made = false;
-    osync__store_put(d, taken);
+    d->listed = false;
+    osync__store_put(d, OSYNC__FP_take_cas, taken);
 }
 
 static void conflict(osync__delivery_t *d) {
@@ -547,6 +600,11 @@ static int load(osync__delivery_t *d, bool absent, osync_error_t *err) {
     d->stored.len = 0;
     if (absent) {
         rc = osync__buf_set(&d->rec.point, d->c.first_point, d->c.first_point_len);
+        d->rec.rebuilding = d->c.rebuild;
+        d->claim_made = false;
+        char claim[OSYNC__ID_SIZE];
+        osync__random_hex(claim, OSYNC__ID_BYTES);
+        if (!rc && d->c.rebuild) rc = osync__record_add_claim(&d->rec, claim);
     } else {
         rc = osync__buf_set(&d->stored, d->got.data, d->got.len);
         if (!rc) rc = osync__record_unpack(&d->rec, d->got.data, d->got.len, d->task_id, d->c.pid, err);

@@ -28,13 +28,13 @@ static void created(osync__delivery_t *d, int status, const osync_error_t *err) 
     if (status)
         osync__trouble(d, status, err);
     else
-        osync__sink_write(d, d->append.data, d->append.len, written);
+        osync__sink_write(d, OSYNC__FP_stage_write, d->append.data, d->append.len, written);
 }
 
 void osync__stage_append(osync__delivery_t *d) {
     d->state = OSYNC__WORKING;
     if (d->staged) {
-        osync__sink_write(d, d->append.data, d->append.len, written);
+        osync__sink_write(d, OSYNC__FP_stage_write, d->append.data, d->append.len, written);
         return;
     }
     /* A1: a name is sent once. If its answer is lost it is abandoned, and removed with its folder. */
@@ -43,7 +43,7 @@ void osync__stage_append(osync__delivery_t *d) {
     d->unused = false;
     d->roll_due = false;
     osync__path_staged(d);
-    osync__sink_create(d, created);
+    osync__sink_create(d, OSYNC__FP_stage_create, created);
 }
 
 /* Neither "finished" nor "labelled" says that the file is where it should be (a fence may have moved it meanwhile), or
@@ -67,14 +67,38 @@ static void checked(osync__delivery_t *d, int status, const osync_error_t *err) 
 static void labelled(osync__delivery_t *d, int status, const osync_error_t *err) {
     osync_error_t own;
     if (status) {
-        osync__err_wrap(
-            &own, err, "the label of file %" PRIu64 " (%zu bytes, of them %zu for the points where it starts and ends)",
-            d->rec.next, d->label.len, d->point.len + d->end.len);
+        osync__err_wrap(&own, err,
+                        "the label of file %" PRIu64
+                        " (%zu bytes, of them %zu for the points where it starts and ends, %zu for the task)",
+                        d->rec.next, d->label.len, d->point.len + d->end.len, d->task_info.len);
         osync__trouble(d, status, &own);
         return;
     }
     osync__path_staged(d);
     osync__sink_stat(d, checked);
+}
+
+static osync__buf_t view(const void *data, size_t len) {
+    return (osync__buf_t){.data = (uint8_t *)(uintptr_t)data, .len = len};
+}
+
+int osync__label_file(osync__delivery_t *d) {
+    const osync__record_t *r = &d->rec;
+    osync__label_t l = {.pid = d->c.pid,
+                        .n = r->next,
+                        .start = view(d->point.data, d->point.len),
+                        .end = view(d->end.data, d->end.len),
+                        .rows = d->staged_rows,
+                        .bytes = d->staged_bytes,
+                        .text = view(d->label_text, strlen(d->label_text) + 1),
+                        .task = view(d->task_info.data, d->task_info.len),
+                        .has_totals = true,
+                        .total_rows = r->rows + d->staged_rows,
+                        .total_bytes = r->bytes + d->staged_bytes,
+                        .total_files = r->files + 1};
+    memcpy(l.task_id, d->task_id, strlen(d->task_id) + 1); /* osync__delivery_new has checked its length */
+    memcpy(l.attempt, d->attempt, sizeof l.attempt);
+    return osync__label_pack(&l, &d->label);
 }
 
 static void finished(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -83,19 +107,18 @@ static void finished(osync__delivery_t *d, int status, const osync_error_t *err)
         osync__trouble(d, status, err);
         return;
     }
-    if (osync__label_pack(d->task_id, d->c.pid, d->rec.next, d->attempt, &d->point, &d->end, d->staged_rows,
-                          d->staged_bytes, d->label_text, &d->label)) {
+    if (osync__label_file(d)) {
         osync__err(&own, OSYNC_ENOMEM, "a label: out of memory");
         osync__trouble(d, own.code, &own);
         return;
     }
     osync__path_staged(d);
-    osync__sink_set_label(d, labelled);
+    osync__sink_set_label(d, OSYNC__FP_label, labelled);
 }
 
 void osync__stage_end(osync__delivery_t *d) {
     d->state = OSYNC__WORKING;
-    osync__sink_finish(d, finished);
+    osync__sink_finish(d, OSYNC__FP_stage_finish, finished);
 }
 
 static void dropped(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -105,7 +128,7 @@ static void dropped(osync__delivery_t *d, int status, const osync_error_t *err) 
 static void remove_name(osync__delivery_t *d, int status, const osync_error_t *err) {
     /* A13: a name that no one was told of is the only thing on the sink that may be removed outright. */
     osync__path_staged(d);
-    osync__sink_remove(d, false, dropped);
+    osync__sink_remove(d, OSYNC__FP_drop_remove, false, dropped);
 }
 
 void osync__stage_drop(osync__delivery_t *d) {

@@ -326,6 +326,7 @@ static int peek(osync__log_file_t *file, bool *gone, osync_error_t *err) {
     rc = cursor_read(&c, &record, err);
     file->has_entry = rc == 0;
     file->first = rc == 0 ? record.log_index : 0;
+    file->term = rc == 0 ? record.term : 0;
     cursor_close(&c);
     return rc == END_OF_FILE || rc == OSYNC_EOF ? 0 : rc;
 }
@@ -416,6 +417,7 @@ int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err) {
         if (known && known->has_entry && log->inodes[at] == list[i].inode) {
             list[i].file.has_entry = true;
             list[i].file.first = known->first;
+            list[i].file.term = known->term;
         } else {
             rc = peek(&list[i].file, &gone, err);
             /* A bad record is an error for who comes to it: an older file that nobody needs doesn't stop anything. */
@@ -443,6 +445,12 @@ done:
 size_t osync__binlog_files(const osync__binlog_t *log, const osync__log_file_t **files) {
     *files = log->files;
     return log->n_files;
+}
+
+uint64_t osync__binlog_oldest(const osync__binlog_t *log) {
+    for (size_t i = 0; i < log->n_files; i++)
+        if (log->files[i].has_entry) return log->files[i].first;
+    return 0;
 }
 
 int osync__binlog_open(osync__binlog_t **out, const char *dir, osync_error_t *err) {
@@ -495,8 +503,10 @@ int osync__binlog_seek(osync__binlog_t *log, uint64_t index, osync_error_t *err)
             rc = peek(f, &gone, err);
             if (rc) return rc;
         }
-        return osync__err(err, OSYNC_EGAP, "entry %" PRIu64 " is wanted, but the log begins with %" PRIu64 " in %s",
-                          index, oldest->first, oldest->path);
+        return osync__err(err, OSYNC_EGAP,
+                          "entry %" PRIu64 " is wanted, but entries up to %" PRIu64
+                          " are gone: the log begins with %" PRIu64 " in %s",
+                          index, oldest->first - 1, oldest->first, oldest->path);
     }
     if (!start && log->n_files > 0) start = log->files;
     return start ? go_to(log, start, err) : 0; /* without a file: osync__binlog_next opens the first that appears */
@@ -519,8 +529,9 @@ static int check_index(const osync__binlog_t *log, const osync__log_record_t *r,
     if (log->expected == 0) {
         if (log->wanted == 0 || r->log_index <= log->wanted) return 0;
         return osync__err(err, OSYNC_EGAP,
-                          "entry %" PRIu64 " is wanted, but the log goes on with %" PRIu64 " in %s at offset %" PRIu64,
-                          log->wanted, r->log_index, path, r->at);
+                          "entry %" PRIu64 " is wanted, but entries up to %" PRIu64
+                          " are missing: the log goes on with %" PRIu64 " in %s at offset %" PRIu64,
+                          log->wanted, r->log_index - 1, r->log_index, path, r->at);
     }
     if (r->log_index == log->expected) return 0;
     if (r->log_index < log->expected)
@@ -571,10 +582,10 @@ int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_
     }
 }
 
-int osync__binlog_tail(osync__binlog_t *log, uint64_t *index, osync_error_t *err) {
+int osync__binlog_newest(osync__binlog_t *log, uint64_t *index, uint64_t *term, osync_error_t *err) {
     cursor_t c = {0};
     osync__log_record_t record;
-    *index = 0;
+    *index = *term = 0;
     int rc = osync__binlog_refresh(log, err);
     for (size_t i = log->n_files; !rc && i-- > 0 && *index == 0;) {
         rc = cursor_open(&c, log->files[i].path, log->files[i].number, TAIL_SIZE, err);
@@ -583,11 +594,17 @@ int osync__binlog_tail(osync__binlog_t *log, uint64_t *index, osync_error_t *err
             rc = cursor_read(&c, &record, err);
             if (rc) break;
             *index = record.log_index;
+            *term = record.term;
             c.pos = c.next;
         }
         if (rc == END_OF_FILE || rc == OSYNC_EOF) rc = 0;
     }
     cursor_close(&c);
-    if (rc) *index = 0;
+    if (rc) *index = *term = 0;
     return rc;
+}
+
+int osync__binlog_tail(osync__binlog_t *log, uint64_t *index, osync_error_t *err) {
+    uint64_t term;
+    return osync__binlog_newest(log, index, &term, err);
 }

@@ -30,6 +30,7 @@ typedef struct osync__log_file {
     char path[4096];
     bool has_entry; /* its first record is complete */
     uint64_t first; /* log index of its first entry, if has_entry */
+    uint64_t term;  /* the term of that entry */
 } osync__log_file_t;
 
 /* Lists the folder; a folder that isn't there is an empty binlog. Without a seek, reading begins with the oldest entry.
@@ -42,6 +43,8 @@ int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err);
 /* By number, ascending; valid until the list is made anew, which every other call here may do. */
 size_t osync__binlog_files(const osync__binlog_t *log, const osync__log_file_t **files);
 
+/* The oldest entry's log index; 0: there is none. Of the list as it is. */
+uint64_t osync__binlog_oldest(const osync__binlog_t *log);
 /* The next osync__binlog_next gives entry `index`: opens the newest file whose first entry is <= index and skips what
  * comes before. Index 0: the oldest retained entry. OSYNC_EGAP if the log begins later than `index` (the message names
  * both). An index beyond the tail is fine: it waits there. */
@@ -63,5 +66,7 @@ int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_
 
 /* Reads the last complete entry's log_index without moving the position; 0 if the log is empty. */
 int osync__binlog_tail(osync__binlog_t *log, uint64_t *index, osync_error_t *err);
+/* The same, and the entry's term. */
+int osync__binlog_newest(osync__binlog_t *log, uint64_t *index, uint64_t *term, osync_error_t *err);
 
 #endif

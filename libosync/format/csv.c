@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "format/csv_count.h"
 #include "format/java_float.h"
 #include "format/row.h"
 #include "format/timezone.h"
@@ -248,6 +249,29 @@ static char *put_string(char *p, const uint8_t *s, size_t len) {
     }
     *p++ = '"';
     return p;
+}
+
+/* --- counting --- */
+
+void osync__csv_count_add(osync__csv_count_t *count, const void *data, size_t len) {
+    const uint8_t *p = data, *end = p + len;
+    while (p < end && !count->bad) {
+        uint8_t c = *p++;
+        if (count->escaped) {
+            count->escaped = false;
+            count->bad = c < 0x20 || c >= 0x80;
+        } else if (c == '\n') {
+            count->bad = count->in_string || !count->in_row;
+            count->rows += !count->bad;
+            count->in_row = false;
+        } else if (c < 0x20 || c >= 0x80) {
+            count->bad = true;
+        } else {
+            count->in_row = true;
+            if (c == '"') count->in_string = !count->in_string;
+            count->escaped = c == '\\' && count->in_string;
+        }
+    }
 }
 
 /* --- rows --- */

@@ -3,9 +3,11 @@
  * It knows nothing of the binlog, of TTLs or of rows: values are handed on as they are stored. */
 #include "format/snapshot.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/error.h"
 #include "base/sys.h"
@@ -299,7 +301,19 @@ int osync__key_decode(const osync_table_t *table, const void *key, size_t len, s
  */
 #define BLOCK_CACHE_SIZE (8u << 20)
 #define READAHEAD_SIZE   (2u << 20)
-enum { MAX_OPEN_FILES = 256 };
+enum { MAX_OPEN_FILES = 256, FATAL_LEVEL = 4 /* rocksdb::InfoLogLevel */ };
+
+int osync__snapshot_id(const char *dir, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err) {
+    struct stat st;
+    char current[4096];
+    if ((size_t)snprintf(current, sizeof current, "%s/CURRENT", dir) >= sizeof current)
+        return osync__err(err, OSYNC_ETOOBIG, "path is too long: %s", dir);
+    if (stat(current, &st)) return osync__err_errno(err, errno, "stat %s", current);
+    (void)snprintf(id, OSYNC__SNAPSHOT_ID, "%llx-%llx-%llx.%09lx", (unsigned long long)st.st_dev,
+                   (unsigned long long)st.st_ino, (unsigned long long)st.st_mtim.tv_sec,
+                   (unsigned long)st.st_mtim.tv_nsec);
+    return 0;
+}
 
 struct osync__snapshot {
     char *dir;
@@ -341,6 +355,8 @@ static rocksdb_options_t *make_options(rocksdb_cache_t *cache) {
     rocksdb_options_set_max_open_files(options, MAX_OPEN_FILES);
     rocksdb_options_set_create_if_missing(options, 0);
     rocksdb_options_set_paranoid_checks(options, 1);
+    /* With the disk full, the second line of RocksDB's own log would end the process: Debian leaves assertions on. */
+    rocksdb_options_set_info_log_level(options, FATAL_LEVEL);
     return options;
 }
 

@@ -30,6 +30,10 @@ int osync__key_decode(const osync_table_t *table, const void *key, size_t len, s
 /* The order of the base index's keys, as in the checkpoint. */
 int osync__key_compare(const void *a, size_t a_len, const void *b, size_t b_len);
 
+/* What no other checkpoint has: a hard link of its CURRENT shares inode and time with what it was made from. */
+enum { OSYNC__SNAPSHOT_ID = 96 };
+int osync__snapshot_id(const char *dir, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err);
+
 /* A checkpoint, opened read-only: nothing in its folder changes. One thread at a time. */
 typedef struct osync__snapshot osync__snapshot_t;
 

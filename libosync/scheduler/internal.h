@@ -1,10 +1,17 @@
 /* What the scheduler's sources share: its objects, and who does what with them.
  *
  *   scheduler.c  the object: start, stored tasks, the periodic check, close
- *   task.c       CreateSyncTask, DeleteSyncTask, the end of a task
- *   assign.c     leader and collector of a partition, handing it out
+ *   task.c       the objects of a task, DeleteSyncTask, the end of a task
+ *   create.c     CreateSyncTask and RecoverSyncTask
+ *   earlier.c    what a destination holds of earlier tasks
+ *   restart.c    the removal of that
+ *   place.c      leader and followers of a partition, and the collectors on their machines
+ *   assign.c     handing a partition out, RetrySyncTask
+ *   hold.c       collectors beside followers are asked to keep the log
  *   send.c       SendData
  *   status.c     TaskStatus and the status page
+ *   verify.c     VerifySyncTask
+ *   audit.c      the audit of a destination's files
  *   record.c     records in the checkpoint store
  *   point.c      sync points, small helpers
  *
@@ -36,11 +43,17 @@ enum {
     OSYNC__MAX_SUBTASKS = 100000,      /* of all tasks together */
     OSYNC__MAX_CREATES = 64,           /* CreateSyncTask requests at once */
     OSYNC__MAX_DELETES = 64,           /* DeleteSyncTask and clear_all requests at once */
+    OSYNC__MAX_VERIFIES = 4,           /* VerifySyncTask requests at once */
     OSYNC__MAX_NAME = 1024,            /* bytes of a database's or a table's name */
     OSYNC__MAX_ADDS = 64,              /* AddSyncTask calls at once */
     OSYNC__MAX_IDLE_CSV = 4,           /* encoders kept for a table */
     OSYNC__CREATE_DEADLINE_MS = 60000, /* for the destination of a new task to become ready */
     OSYNC__REMOVE_ANSWER_MS = 20000,   /* who waits for the end of a task is told by then that it isn't there yet */
+    OSYNC__PUT_OFF_MS = 5000,          /* a collector pauses as long at most after an answer that isn't 0 */
+    OSYNC__HOLD_PERIOD_MS = 30000,     /* or three check periods, if that is longer */
+    OSYNC__HOLD_UNKNOWN_MS = 600000,   /* before a collector that doesn't know HoldLog is asked again */
+    OSYNC__HOLD_TASKS = 4,             /* whose followers are looked for at once */
+    OSYNC__MAX_RECORD = 1 << 20,       /* bytes, as the store has it */
 };
 /* Bytes of attachments that are being encoded and written at once, and that may wait for their turn; beyond that the
  * answer is "busy". */
@@ -52,6 +65,10 @@ enum {
 typedef struct osync__task osync__task_t;
 typedef struct osync__sub osync__sub_t;
 typedef struct osync__work osync__work_t;
+typedef struct osync__verify osync__verify_t;
+typedef struct osync__hold osync__hold_t;
+typedef struct osync__hold_call osync__hold_call_t;
+typedef struct osync__place osync__place_t;
 
 /* ---- records ---- */
 
@@ -122,6 +139,8 @@ struct osync__sub {
     bool known;         /* the committed point is known */
     bool delivery_gone; /* it was removed for good */
     bool delivery_ending;
+    bool delivery_closing;   /* a new one takes its place */
+    osync__buf_t first;      /* where the partition begins; empty: at the beginning */
     osync__buf_t end;        /* the point up to which rows were taken */
     osync__buf_t last_start; /* where the last accepted request began; empty: not known */
     size_t columns;          /* of the last rows written */
@@ -130,12 +149,18 @@ struct osync__sub {
     osync__handout_t handout;
     uint64_t rpc_id;
     bool heard;                  /* a SendData with the present token has come */
+    bool put_off;                /* its last answer was "not now" */
+    bool retry;                  /* RetrySyncTask asked for a new hand-out */
+    bool look;                   /* its leader may have moved: the next check looks */
     uint64_t seen_mono, seen_ms; /* last sign of life */
     char *failed_collector;      /* the one that could not take it last time */
     bool placing;                /* osync__sched_place is to find a place for it */
     char *place_tablet, *place_collector;
     char *place_error; /* why there is none */
+    bool place_waits;  /* and waiting can mend that */
     bool place_away;
+
+    osync__hold_t *held; /* where the log is held for a fail-over */
 
     char phase[32]; /* of the collector's last report */
     uint64_t snapshot_rows, log_tail;
@@ -168,6 +193,8 @@ struct osync__task {
     uint64_t start_ts;
     char *dest, *target, *timezone;
     uint64_t created_ms;
+    bool rebuild, start_over; /* see TaskRecord */
+    bool recovers;            /* its creation goes on though a partition can't be handed out now */
     osync__record_t record;
     osync_sink_t *sink;
     const char *path; /* of dest within the sink */
@@ -177,7 +204,10 @@ struct osync__task {
     osync__sub_t *subs; /* by pid */
     size_t n_subs;
     bool placing;
-    size_t holds; /* calls under way that come back to this task */
+    bool holding; /* its followers are being looked for, or HoldLog calls are under way */
+    size_t hold_calls;
+    uint64_t held_mono; /* when it was last begun; 0: never */
+    size_t holds;       /* calls under way that come back to this task */
     bool stepping, step_again;
     struct create *create;
     osync__waiter_t *waiters; /* for the end of the removal */
@@ -206,7 +236,8 @@ struct osync_scheduler {
     bool tick_open;
 
     osync__task_t *tasks;
-    size_t n_subs, n_creates, n_deletes;
+    size_t n_subs, n_creates, n_deletes, n_verifies;
+    osync__verify_t *verifies; /* under way */
     bool loading, loaded;
     char load_error[512];
     uint64_t checked_mono, started_mono;
@@ -218,6 +249,14 @@ struct osync_scheduler {
     uint32_t remove_answer_ms;
     osync__sub_t *calls; /* waits for `calling` to fall */
     size_t calling;
+    bool calls_going;
+
+    uint32_t hold_period_ms;
+    size_t hold_tasks;
+    osync__hold_call_t *hold_queue; /* waits for `hold_calling` to fall */
+    size_t hold_calling;
+    bool hold_going;
+    struct hold_unknown *hold_unknown; /* collectors that don't know HoldLog, by endpoint */
 
     size_t holds; /* what must come back before the next step of closing */
     int closing;  /* 0, then the steps */
@@ -240,6 +279,8 @@ void osync__sched_drop(osync_scheduler_t *s); /* may end in freeing s: the last 
 
 /* scheduler.c */
 int osync__sched_task_attach(osync__task_t *task, osync_error_t *err); /* sink and deliveries, if it has none yet */
+void osync__sched_end_rebuild(osync__task_t *task);                    /* if every partition is known */
+void osync__sched_delivery_restart(osync__sub_t *sub);                 /* a new one for one that has failed */
 
 /* task.c */
 int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync__Scheduler__TaskRecord *r,
@@ -250,25 +291,66 @@ void osync__sched_task_hold(osync__task_t *task);
 void osync__sched_task_drop(osync__task_t *task); /* may end in freeing the task */
 /* Ends a task for good; `cb` (may be NULL) when that is done, or when it takes too long to be waited for. */
 void osync__sched_task_remove(osync__task_t *task, const char *why, osync__removed_cb cb, void *arg);
+void osync__sched_task_wait(osync__task_t *task, osync__removed_cb cb, void *arg); /* for the end of the removal */
 void osync__sched_remove_tick(osync__task_t *task); /* tells those who have waited long enough */
 void osync__sched_task_step(osync__task_t *task);   /* goes on with a removal, if there is one; may free the task */
 void osync__sched_task_closing(osync__task_t *task);
-void osync__sched_create_tick(osync__task_t *task);
-void osync__sched_create_handed_out(osync__sub_t *sub, const char *error); /* error NULL: accepted */
-void osync__sched_on_create(osync__rpc_call_t *call, void *arg);
 void osync__sched_on_delete(osync__rpc_call_t *call, void *arg);
+bool osync__sched_name_is_short(const char *name);
+/* What a label holds of the task. */
+int osync__sched_task_info(const osync__task_t *task, osync__buf_t *out);
 
-/* assign.c */
+/* create.c */
+void osync__sched_create_tick(osync__task_t *task);
+void osync__sched_create_stored(osync__task_t *task);
+void osync__sched_create_handed_out(osync__sub_t *sub, const char *error); /* error NULL: accepted */
+/* The task is being removed: whoever asked for it is told `why` when it is gone. */
+void osync__sched_create_ends(osync__task_t *task, const char *why);
+void osync__sched_create_closing(osync__task_t *task);
+void osync__sched_on_create(osync__rpc_call_t *call, void *arg);
+void osync__sched_on_recover(osync__rpc_call_t *call, void *arg);
+
+/* restart.c */
+/* `left`: a sentence about files that were left, or NULL. */
+typedef void (*osync__restart_cb)(osync__task_t *task, int status, const char *left, const osync_error_t *err);
+/* Removes the files of earlier tasks of the same table from the destination of `task`, which is being created. */
+int osync__sched_restart(osync__task_t *task, osync__restart_cb cb);
+/* The task that has this id, or NULL. */
+const osync__task_t *osync__sched_task_of_id(const osync_scheduler_t *s, const char *id);
+
+/* place.c */
 typedef void (*osync__place_cb)(osync__task_t *task, int status, const osync_error_t *err);
 /* Finds leader and collector for the subtasks that have `placing` set: they get place_tablet and place_collector, or
  * place_error. `info` is the table's newest TableInfo, or NULL to fetch it. status: 0, OSYNC_ENOENT (no such table), or
  * the catalog can't be asked now. */
 int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync__place_cb cb);
+/* Finds the followers that are alive, and the collectors on their machines. status as above. */
+typedef void (*osync__followers_cb)(osync__task_t *task, int status, const osync__place_t *found);
+typedef void (*osync__follower_cb)(osync__sub_t *sub, const char *tablet, const char *collector);
+int osync__sched_followers(osync__task_t *task, osync__followers_cb cb);
+void osync__sched_followers_each(const osync__place_t *found, osync__follower_cb each);
+
+/* assign.c */
 /* Gives a placed subtask to its collector, with a new token. */
 void osync__sched_hand_out(osync__sub_t *sub);
 void osync__sched_hand_out_go_on(osync__sub_t *sub); /* what it waited for may have come */
 void osync__sched_reassign(osync__task_t *task); /* the subtasks that are silent, or failed for want of a collector */
 bool osync__sched_silent(const osync__sub_t *sub, uint64_t now);
+void osync__sched_on_retry(osync__rpc_call_t *call, void *arg);
+
+/* hold.c */
+/* A collector beside a follower, for one partition. */
+struct osync__hold {
+    char *collector, *tablet;
+    uint64_t first_entry, last_entry, pinned_bytes;
+    char *error; /* NULL: it has answered, or not yet */
+    bool seen;   /* of use while the followers are gone through */
+    osync__hold_t *next;
+};
+void osync__sched_hold_tick(osync__task_t *task, uint64_t now);
+void osync__sched_hold_release(osync__sub_t *sub); /* everywhere */
+void osync__sched_hold_free(osync__sub_t *sub);
+void osync__sched_hold_close(osync_scheduler_t *s);
 
 /* send.c */
 void osync__sched_on_send(osync__rpc_call_t *call, void *arg);
@@ -279,6 +361,10 @@ bool osync__sched_work_must_wait(const osync__sub_t *sub); /* the work can't be 
 /* status.c */
 void osync__sched_on_status(osync__rpc_call_t *call, void *arg);
 void osync__sched_on_page(osync__rpc_call_t *call, void *arg);
+
+/* verify.c */
+void osync__sched_on_verify(osync__rpc_call_t *call, void *arg);
+void osync__sched_verify_closing(osync_scheduler_t *s);
 
 /* point.c */
 int osync__sched_point_pack(osync__buf_t *out, const Openmldb__Datasync__SyncPoint *point);
@@ -291,6 +377,8 @@ int osync__sched_set(char **to, const char *from); /* replaces a string; NULL is
 const char *osync__sched_status_name(Osync__Scheduler__Status status);
 void osync__sched_sub_state(osync__sub_t *sub, Osync__Scheduler__Status status, Osync__Scheduler__Cause cause,
                             const char *reason);
+/* What it waits for, unless it has FAILED: then the reason of that stays. */
+void osync__sched_sub_waits(osync__sub_t *sub, const char *what);
 void osync__sched_reply_general(osync__rpc_call_t *call, int code, const char *msg);
 
 #endif

@@ -98,6 +98,11 @@ void osync__sched_sub_state(osync__sub_t *sub, Osync__Scheduler__Status status, 
     }
 }
 
+void osync__sched_sub_waits(osync__sub_t *sub, const char *what) {
+    if (sub->status != OSYNC__SCHEDULER__STATUS__FAILED && sub->status != OSYNC__SCHEDULER__STATUS__SUCCESS)
+        osync__sched_sub_state(sub, sub->status, sub->cause, what);
+}
+
 void osync__sched_reply_general(osync__rpc_call_t *call, int code, const char *msg) {
     Openmldb__Datasync__GeneralResponse response = OPENMLDB__DATASYNC__GENERAL_RESPONSE__INIT;
     char text[] = "";

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "scheduler/internal.h"
 
 void osync__sched_record_init(osync__record_t *r, osync_scheduler_t *s, int (*pack)(void *, osync__buf_t *),
@@ -61,6 +62,10 @@ static void on_get(void *arg, int status, const void *value, size_t len, const o
 static void on_cas(void *arg, int status, const osync_error_t *err) {
     osync__record_t *r = arg;
     osync_scheduler_t *s = r->s;
+    if (r->writing.len > 0)
+        OSYNC__AFTER(record_put);
+    else
+        OSYNC__AFTER(record_remove);
     r->busy = false;
     if (status == 0) {
         done(r);
@@ -95,6 +100,10 @@ static void write_now(osync__record_t *r) {
     if (!rc) {
         osync__sched_hold(s);
         r->busy = true;
+        if (r->removing)
+            OSYNC__BEFORE(record_remove);
+        else
+            OSYNC__BEFORE(record_put);
         rc = s->store->ops->cas(s->store, r->key, r->exists ? r->stored.data : NULL, r->exists ? r->stored.len : 0,
                                 r->removing ? NULL : r->writing.data, r->removing ? 0 : r->writing.len, on_cas, r);
         if (rc) {

@@ -24,6 +24,12 @@ static const osync__rpc_method_t methods[] = {
      &openmldb__datasync__task_status_response__descriptor, osync__sched_on_status},
     {"openmldb.datasync.SyncTool", "SendData", &openmldb__datasync__send_data_request__descriptor,
      &openmldb__datasync__send_data_response__descriptor, osync__sched_on_send},
+    {"openmldb.datasync.SyncTool", "RetrySyncTask", &openmldb__datasync__retry_sync_task_request__descriptor,
+     &openmldb__datasync__general_response__descriptor, osync__sched_on_retry},
+    {"openmldb.datasync.SyncTool", "RecoverSyncTask", &openmldb__datasync__recover_sync_task_request__descriptor,
+     &openmldb__datasync__general_response__descriptor, osync__sched_on_recover},
+    {"openmldb.datasync.SyncTool", "VerifySyncTask", &openmldb__datasync__verify_sync_task_request__descriptor,
+     &openmldb__datasync__verify_sync_task_response__descriptor, osync__sched_on_verify},
 };
 static const osync__rpc_page_t pages[] = {{"/status", osync__sched_on_page}, {"/", osync__sched_on_page}};
 
@@ -48,6 +54,15 @@ static void on_commit(void *arg, const void *point, size_t len) {
     sub->known = true;
 }
 
+/* What the store had lost is in it again, of every partition. */
+void osync__sched_end_rebuild(osync__task_t *t) {
+    if (!t->rebuild || t->state != OSYNC__TASK_ACTIVE) return;
+    for (size_t i = 0; i < t->n_subs; i++)
+        if (!t->subs[i].known) return;
+    t->rebuild = t->start_over = false;
+    osync__sched_record_put(&t->record);
+}
+
 static void on_rewind(void *arg, bool ready, bool permanent, const osync_error_t *err) {
     osync__sub_t *sub = arg;
     osync__task_t *t = sub->task;
@@ -59,8 +74,8 @@ static void on_rewind(void *arg, bool ready, bool permanent, const osync_error_t
         snprintf(text, sizeof text, "destination: %s", err->message);
         if (permanent && !finished)
             osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__FAILED, OSYNC__SCHEDULER__CAUSE__DESTINATION, text);
-        else if (sub->status != OSYNC__SCHEDULER__STATUS__FAILED && !finished)
-            osync__sched_sub_state(sub, sub->status, sub->cause, text);
+        else
+            osync__sched_sub_waits(sub, text);
         return;
     }
     size_t len;
@@ -71,23 +86,31 @@ static void on_rewind(void *arg, bool ready, bool permanent, const osync_error_t
         return; /* a point that isn't known takes no rows */
     }
     sub->ready = sub->known = true;
+    if (*sub->token) sub->seen_mono = osync__mono_ms(); /* the collector was kept waiting */
     if (sub->cause == OSYNC__SCHEDULER__CAUSE__DESTINATION)
         osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__RUNNING, OSYNC__SCHEDULER__CAUSE__NOTHING, NULL);
     else if (sub->cause == OSYNC__SCHEDULER__CAUSE__NOTHING && sub->status != OSYNC__SCHEDULER__STATUS__REASSIGNING)
         osync__sched_set(&sub->reason, NULL);
+    osync__sched_end_rebuild(t);
     osync__sched_hand_out_go_on(sub);
+    if (sub->retry) osync__sched_reassign(t);
 }
 
 static int attach_sub(osync__sub_t *sub, osync_error_t *err) {
     osync__task_t *t = sub->task;
     osync_scheduler_t *s = t->s;
-    osync__buf_t first = {0}, label = {0};
+    osync__buf_t first = {0}, label = {0}, info = {0};
     Openmldb__Datasync__SyncPoint beginning = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
     char key[80];
     int rc = OSYNC_ENOMEM;
     beginning.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
     snprintf(key, sizeof key, "part/%s/%u", t->id, sub->pid);
-    if (osync__sched_point_pack(&first, &beginning) || osync__buf_printf(&label, "%s.%s", t->db, t->name) ||
+    if (sub->first.len > 0 ? osync__sched_buf_set(&first, sub->first.data, sub->first.len)
+                           : osync__sched_point_pack(&first, &beginning)) {
+        osync__err(err, rc, "task %s: out of memory", t->id);
+        goto done;
+    }
+    if (osync__sched_task_info(t, &info) || osync__buf_printf(&label, "%s.%s", t->db, t->name) ||
         osync__buf_append(&label, "", 1)) {
         osync__err(err, rc, "task %s: out of memory", t->id);
         goto done;
@@ -104,6 +127,10 @@ static int attach_sub(osync__sub_t *sub, osync_error_t *err) {
                                        .roll_interval_ms = s->roll_interval_ms,
                                        .first_point = first.data,
                                        .first_point_len = first.len,
+                                       .task_info = info.data,
+                                       .task_info_len = info.len,
+                                       .rebuild = t->rebuild,
+                                       .start_over = t->start_over,
                                        .on_commit = on_commit,
                                        .on_rewind = on_rewind,
                                        .arg = sub};
@@ -115,6 +142,7 @@ static int attach_sub(osync__sub_t *sub, osync_error_t *err) {
 done:
     osync__buf_free(&first);
     osync__buf_free(&label);
+    osync__buf_free(&info);
     return rc;
 }
 
@@ -128,6 +156,25 @@ int osync__sched_task_attach(osync__task_t *t, osync_error_t *err) {
     return rc;
 }
 
+static void on_delivery_restarts(void *arg) {
+    osync__sub_t *sub = arg;
+    osync__task_t *t = sub->task;
+    osync_error_t err = {0};
+    sub->delivery = NULL;
+    sub->delivery_closing = false;
+    if (!t->s->closing && attach_sub(sub, &err)) /* the next check tries again */
+        osync__sched_sub_waits(sub, err.message);
+    osync__sched_task_drop(t);
+}
+
+void osync__sched_delivery_restart(osync__sub_t *sub) {
+    sub->ready = sub->known = false;
+    if (!sub->delivery || sub->delivery_closing || sub->delivery_ending) return;
+    sub->delivery_closing = true;
+    osync__sched_task_hold(sub->task);
+    osync__delivery_close(sub->delivery, on_delivery_restarts, sub);
+}
+
 /* Tries, and shows why it can't be done. */
 static void attach(osync__task_t *t) {
     osync_error_t err = {0};
@@ -136,10 +183,15 @@ static void attach(osync__task_t *t) {
         osync__log(OSYNC_LOG_WARN, "task %s.%s can't be removed yet: %s", t->db, t->name, err.message);
         return;
     }
-    for (size_t i = 0; i < t->n_subs; i++)
-        if (!t->subs[i].delivery && t->subs[i].status != OSYNC__SCHEDULER__STATUS__SUCCESS)
-            osync__sched_sub_state(&t->subs[i], OSYNC__SCHEDULER__STATUS__FAILED, OSYNC__SCHEDULER__CAUSE__DESTINATION,
+    for (size_t i = 0; i < t->n_subs; i++) {
+        osync__sub_t *sub = &t->subs[i];
+        if (sub->delivery || sub->status == OSYNC__SCHEDULER__STATUS__SUCCESS) continue;
+        if (osync_err_retriable(err.code))
+            osync__sched_sub_waits(sub, err.message);
+        else
+            osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__FAILED, OSYNC__SCHEDULER__CAUSE__DESTINATION,
                                    err.message);
+    }
 }
 
 /* ---- stored tasks ---- */
@@ -275,6 +327,7 @@ static void on_tick(uv_timer_t *timer) {
         for (size_t i = 0; i < t->n_subs; i++) osync__sched_record_retry(&t->subs[i].record);
         osync__sched_create_tick(t);
         osync__sched_remove_tick(t);
+        osync__sched_hold_tick(t, now);
         if (t->state == OSYNC__TASK_REMOVING && check && t->record.exists && !t->record.removing) attach(t);
         if (t->state == OSYNC__TASK_ACTIVE && check) {
             attach(t);
@@ -336,6 +389,10 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
     s->max_work_bytes = OSYNC__MAX_WORK_BYTES;
     s->max_waiting_bytes = OSYNC__MAX_WAITING_BYTES;
     s->remove_answer_ms = OSYNC__REMOVE_ANSWER_MS;
+    s->hold_period_ms = c->hold_period_ms;
+    if (s->hold_period_ms == 0)
+        s->hold_period_ms =
+            c->check_period_ms > OSYNC__HOLD_PERIOD_MS / 3 ? 3 * c->check_period_ms : OSYNC__HOLD_PERIOD_MS;
     snprintf(s->load_error, sizeof s->load_error, "the scheduler is starting: its stored tasks are being read");
     if (osync__buf_printf(&path, "%s/checkpoint.db", c->state_dir) || osync__buf_append(&path, "", 1) ||
         osync__sched_set(&s->store_path, (const char *)path.data) ||
@@ -448,12 +505,14 @@ static void close_outside(osync_scheduler_t *s) {
         osync__sched_hold(s);
         s->catalog->ops->close(s->catalog, on_part_closed, s);
     }
+    osync__sched_hold_close(s);
+    osync__sched_verify_closing(s);
     HASH_ITER(hh, s->tasks, t, next) {
         osync__sched_task_closing(t);
         for (size_t i = 0; i < t->n_subs; i++) {
             osync__sub_t *sub = &t->subs[i];
             osync__sched_work_abandon(sub);
-            if (!sub->delivery) continue;
+            if (!sub->delivery || sub->delivery_closing) continue;
             /* One that is being removed is given up, and what it held with it: the next run goes on with the removal.
              */
             if (!sub->delivery_ending) osync__sched_task_hold(t);

@@ -9,6 +9,7 @@
 #include <utlist.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/sys.h"
 #include "format/row.h"
 #include "scheduler/internal.h"
@@ -40,10 +41,11 @@ struct osync__work {
 
 /* ---- answers ---- */
 
-static void answer(osync__rpc_call_t *call, const osync__sub_t *sub, bool ours, int code, const char *msg, int flags) {
+static void answer(osync__rpc_call_t *call, osync__sub_t *sub, bool ours, int code, const char *msg, int flags) {
     Openmldb__Datasync__GeneralResponse general = OPENMLDB__DATASYNC__GENERAL_RESPONSE__INIT;
     Openmldb__Datasync__SendDataResponse r = OPENMLDB__DATASYNC__SEND_DATA_RESPONSE__INIT;
     char *text = msg ? strdup(msg) : NULL;
+    if (ours && sub) sub->put_off = code != 0;
     general.has_code = 1;
     general.code = code;
     general.msg = text;
@@ -55,14 +57,16 @@ static void answer(osync__rpc_call_t *call, const osync__sub_t *sub, bool ours, 
         r.committed_point = osync__sched_point_unpack(point, len);
     }
     if (ours && sub && (flags & RESUME)) r.resume_point = osync__sched_point_unpack(sub->end.data, sub->end.len);
+    OSYNC__BEFORE(send_answer);
     osync__rpc_reply(call, &r.base);
+    OSYNC__AFTER(send_answer);
     if (r.committed_point) openmldb__datasync__sync_point__free_unpacked(r.committed_point, NULL);
     if (r.resume_point) openmldb__datasync__sync_point__free_unpacked(r.resume_point, NULL);
     free(text);
 }
 
 static void OSYNC_PRINTF(6, 7)
-    answerf(osync__rpc_call_t *call, const osync__sub_t *sub, bool ours, int code, int flags, const char *fmt, ...) {
+    answerf(osync__rpc_call_t *call, osync__sub_t *sub, bool ours, int code, int flags, const char *fmt, ...) {
     char text[1400];
     va_list ap;
     va_start(ap, fmt);
@@ -113,7 +117,7 @@ static void finish(osync__work_t *w, int code, const char *msg, int flags) {
 static void finish_later(osync__work_t *w, int status, const osync_error_t *err, const char *what) {
     char text[1200];
     snprintf(text, sizeof text, "%s: %s", what, err ? err->message : osync_strerror(status));
-    if (!w->abandoned) osync__sched_sub_state(w->sub, w->sub->status, w->sub->cause, text);
+    if (!w->abandoned) osync__sched_sub_waits(w->sub, text);
     finish(w, -1, text, 0);
 }
 
@@ -381,7 +385,7 @@ void osync__sched_work_abandon(osync__sub_t *sub) {
 
 /* ---- the request ---- */
 
-static void mismatch(osync__rpc_call_t *call, const osync__sub_t *sub, const Openmldb__Datasync__SendDataRequest *r) {
+static void mismatch(osync__rpc_call_t *call, osync__sub_t *sub, const Openmldb__Datasync__SendDataRequest *r) {
     osync__buf_t text = {0};
     Openmldb__Datasync__SyncPoint *end = osync__sched_point_unpack(sub->end.data, sub->end.len);
     int rc = osync__buf_printf(&text, "java.lang.IllegalArgumentException: start point ");

@@ -11,7 +11,8 @@
 #include "base/error.h"
 #include "sink/hadoop_conf.h"
 
-enum { FILE_SINK_THREADS = 4, MAX_DEST = 4096 };
+/* MAX_DEST: delivery takes no longer path either, and says so at create. */
+enum { FILE_SINK_THREADS = 4, MAX_DEST = 2048 };
 
 typedef struct entry {
     char *fs; /* "scheme://authority" */

@@ -69,6 +69,18 @@ typedef struct entry {
     char *info;
 } entry_t;
 
+/* The committed point's bytes, in hex. */
+static char *exact_point(const osync__sub_t *sub) {
+    osync__buf_t b = {0};
+    size_t len = 0;
+    const uint8_t *point = sub->known && sub->delivery ? osync__delivery_point(sub->delivery, &len) : NULL;
+    int rc = 0;
+    for (size_t i = 0; i < len && !rc; i++) rc = osync__buf_printf(&b, "%02x", (unsigned)point[i]);
+    if (!rc) rc = osync__buf_append(&b, "", 1);
+    if (rc) osync__buf_free(&b);
+    return (char *)b.data;
+}
+
 static int fill(entry_t *e, osync__sub_t *sub) {
     osync__task_t *t = sub->task;
     osync__buf_t info = {0};
@@ -145,16 +157,22 @@ void osync__sched_on_status(osync__rpc_call_t *call, void *arg) {
     entries = calloc(s->n_subs + 1, sizeof *entries);
     response.task = calloc(s->n_subs + 1, sizeof *response.task);
     response.readableinfo = calloc(s->n_subs + 1, sizeof *response.readableinfo);
-    if (!entries || !response.task || !response.readableinfo) rc = OSYNC_ENOMEM;
+    if (r->points) response.points = calloc(s->n_subs + 1, sizeof *response.points);
+    if (!entries || !response.task || !response.readableinfo || (r->points && !response.points)) rc = OSYNC_ENOMEM;
     for (osync__task_t *t = s->tasks; t && !rc; t = t->hh.next) {
         if (t->state == OSYNC__TASK_REMOVING) continue;
         for (size_t i = 0; i < t->n_subs && !rc; i++) {
             rc = fill(&entries[n], &t->subs[i]);
             response.task[n] = &entries[n].task;
             response.readableinfo[n] = entries[n].info;
+            if (r->points && !rc) {
+                response.points[n] = exact_point(&t->subs[i]);
+                if (!response.points[n]) rc = OSYNC_ENOMEM;
+            }
             n++;
         }
     }
+    if (r->points) response.n_points = n;
     general.has_code = 1;
     response.response = &general;
     response.n_task = response.n_readableinfo = n;
@@ -165,10 +183,12 @@ void osync__sched_on_status(osync__rpc_call_t *call, void *arg) {
     for (size_t i = 0; i < n; i++) {
         if (entries[i].parsed) openmldb__datasync__sync_point__free_unpacked(entries[i].parsed, NULL);
         free(entries[i].info);
+        if (response.points) free(response.points[i]);
     }
     free(entries);
     free(response.task);
     free(response.readableinfo);
+    free(response.points);
 }
 
 /* ---- the page ---- */
@@ -185,14 +205,20 @@ static json_t *text_or_null(const char *text) {
 static json_t *sub_object(const osync__sub_t *sub) {
     osync__delivery_totals_t totals = {0};
     if (sub->known && sub->delivery) osync__delivery_totals(sub->delivery, &totals);
-    return json_pack("{s:I, s:s, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I}", "pid",
+    json_t *held = json_array();
+    for (const osync__hold_t *h = sub->held; h; h = h->next)
+        json_array_append_new(held, json_pack("{s:s, s:o, s:I, s:I, s:I, s:o}", "collector", h->collector, "tablet",
+                                              text_or_null(h->tablet), "first_entry", (json_int_t)h->first_entry,
+                                              "last_entry", (json_int_t)h->last_entry, "pinned_bytes",
+                                              (json_int_t)h->pinned_bytes, "error", text_or_null(h->error)));
+    return json_pack("{s:I, s:s, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:o}", "pid",
                      (json_int_t)sub->pid, "status", osync__sched_status_name(sub->status), "reason",
                      text_or_null(sub->reason), "phase", text_or_null(sub->phase), "destination_ready", (int)sub->ready,
                      "rows", (json_int_t)totals.rows, "bytes", (json_int_t)totals.bytes, "files",
                      (json_int_t)totals.files, "staged_rows", (json_int_t)totals.staged_rows, "staged_bytes",
                      (json_int_t)totals.staged_bytes, "snapshot_rows", (json_int_t)sub->snapshot_rows, "log_tail",
                      (json_int_t)sub->log_tail, "collector", text_or_null(sub->collector), "tablet",
-                     text_or_null(sub->tablet), "last_update_ms", (json_int_t)sub->seen_ms);
+                     text_or_null(sub->tablet), "last_update_ms", (json_int_t)sub->seen_ms, "held_by", held);
 }
 
 static json_t *page_object(const osync_scheduler_t *s) {
@@ -225,6 +251,10 @@ static int page_text(const osync_scheduler_t *s, osync__buf_t *out) {
                                    totals.rows, totals.staged_rows, totals.files, sub->collector ? sub->collector : "-",
                                    sub->seen_ms);
             if (!rc && sub->reason && *sub->reason) rc = osync__buf_printf(out, "    reason: %s\n", sub->reason);
+            for (const osync__hold_t *h = sub->held; h && !rc; h = h->next)
+                rc =
+                    osync__buf_printf(out, "    log held by %s: entries %" PRIu64 " to %" PRIu64 "%s%s\n", h->collector,
+                                      h->first_entry, h->last_entry, h->error ? ", " : "", h->error ? h->error : "");
         }
     }
     return rc;

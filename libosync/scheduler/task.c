@@ -1,5 +1,5 @@
-/* The life of a task: CreateSyncTask, DeleteSyncTask, and its end. What its subtasks do in between is in assign.c and
- * send.c. */
+/* A task's objects and records, DeleteSyncTask, and its end. How it begins is in create.c, what its subtasks do in
+ * between in assign.c and send.c. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,26 +7,10 @@
 #include <utlist.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/sys.h"
 #include "format/table.h"
 #include "scheduler/internal.h"
-
-/* A CreateSyncTask that isn't answered yet. */
-struct create {
-    osync_scheduler_t *s;
-    osync__rpc_call_t *call;
-    char *db, *name, *dest;
-    int mode; /* -1: not given */
-    bool has_start_ts;
-    uint64_t start_ts;
-    osync__task_t *task; /* from the moment on that its tid is reserved */
-    void *info;          /* the TableInfo */
-    size_t info_len;
-    size_t waiting_for; /* subtasks whose AddSyncTask isn't answered */
-    uint64_t deadline;
-    bool stored; /* the task's record is */
-    char *error; /* the first; the task is taken back */
-};
 
 /* ---- schema ---- */
 
@@ -69,30 +53,85 @@ void osync__sched_schema_keep(osync__schema_t *schema, osync_csv_t *csv) {
 
 /* ---- the objects ---- */
 
+/* What record and label have in common. */
+static void fill_record(const osync__task_t *t, Osync__Scheduler__TaskRecord *r) {
+    osync__scheduler__task_record__init(r);
+    r->task_id = (char *)(uintptr_t)t->id;
+    r->tid = t->tid;
+    r->db = t->db;
+    r->name = t->name;
+    r->mode = (uint32_t)t->mode;
+    r->has_start_ts = t->has_start_ts;
+    r->start_ts = t->start_ts;
+    r->csv_timezone = t->timezone;
+    r->has_created_ms = 1;
+    r->created_ms = t->created_ms;
+}
+
+static int fill_pids(const osync__task_t *t, Osync__Scheduler__TaskRecord *r) {
+    r->pids = malloc(t->n_subs * sizeof *r->pids);
+    if (!r->pids) return OSYNC_ENOMEM;
+    r->n_pids = t->n_subs;
+    for (size_t i = 0; i < t->n_subs; i++) r->pids[i] = t->subs[i].pid;
+    return 0;
+}
+
+static int fill_start(const osync__task_t *t, Osync__Scheduler__TaskRecord *r, Osync__Scheduler__StartPoint *points) {
+    r->start = malloc(t->n_subs * sizeof *r->start);
+    if (!r->start) return OSYNC_ENOMEM;
+    for (size_t i = 0; i < t->n_subs; i++) {
+        const osync__sub_t *sub = &t->subs[i];
+        if (sub->first.len == 0) continue;
+        Osync__Scheduler__StartPoint *point = &points[r->n_start];
+        osync__scheduler__start_point__init(point);
+        point->pid = sub->pid;
+        point->point = (ProtobufCBinaryData){sub->first.len, sub->first.data};
+        r->start[r->n_start++] = point;
+    }
+    return 0;
+}
+
+static int pack_record(const Osync__Scheduler__TaskRecord *r, osync__buf_t *out) {
+    size_t len = osync__scheduler__task_record__get_packed_size(r);
+    out->len = 0;
+    if (osync__buf_reserve(out, len)) return OSYNC_ENOMEM;
+    out->len = osync__scheduler__task_record__pack(r, out->data);
+    return 0;
+}
+
 static int pack_task(void *owner, osync__buf_t *out) {
     const osync__task_t *t = owner;
-    Osync__Scheduler__TaskRecord r = OSYNC__SCHEDULER__TASK_RECORD__INIT;
-    r.task_id = (char *)(uintptr_t)t->id;
-    r.tid = t->tid;
-    r.db = t->db;
-    r.name = t->name;
-    r.mode = (uint32_t)t->mode;
-    r.has_start_ts = t->has_start_ts;
-    r.start_ts = t->start_ts;
+    Osync__Scheduler__TaskRecord r;
+    Osync__Scheduler__StartPoint *points = calloc(t->n_subs, sizeof *points);
+    fill_record(t, &r);
     r.dest = t->dest;
     r.target = t->target;
-    r.csv_timezone = t->timezone;
-    r.has_created_ms = 1;
-    r.created_ms = t->created_ms;
-    r.has_removing = t->state == OSYNC__TASK_REMOVING;
-    r.removing = r.has_removing;
-    r.pids = malloc(t->n_subs * sizeof *r.pids);
-    if (!r.pids) return OSYNC_ENOMEM;
-    r.n_pids = t->n_subs;
-    for (size_t i = 0; i < t->n_subs; i++) r.pids[i] = t->subs[i].pid;
-    size_t len = osync__scheduler__task_record__get_packed_size(&r);
-    int rc = osync__buf_reserve(out, len);
-    if (!rc) out->len = osync__scheduler__task_record__pack(&r, out->data);
+    r.has_removing = r.removing = t->state == OSYNC__TASK_REMOVING;
+    r.has_rebuild = r.rebuild = t->rebuild;
+    r.has_start_over = r.start_over = t->start_over;
+    int rc = points ? fill_pids(t, &r) : OSYNC_ENOMEM;
+    if (!rc) rc = fill_start(t, &r, points);
+    if (!rc) rc = pack_record(&r, out);
+    free(points);
+    free(r.pids);
+    free(r.start);
+    return rc;
+}
+
+/* A label has little room, and is found in the destination: `dest` needn't be in it. */
+int osync__sched_task_info(const osync__task_t *t, osync__buf_t *out) {
+    Osync__Scheduler__TaskRecord r;
+    char nowhere[] = "";
+    int rc = 0;
+    fill_record(t, &r);
+    r.dest = r.target = nowhere;
+    if (t->subs[0].pid == 0 && t->subs[t->n_subs - 1].pid == t->n_subs - 1) { /* they are sorted */
+        r.has_partitions = 1;
+        r.partitions = (uint32_t)t->n_subs;
+    } else {
+        rc = fill_pids(t, &r);
+    }
+    if (!rc) rc = pack_record(&r, out);
     free(r.pids);
     return rc;
 }
@@ -114,12 +153,10 @@ static int pack_sub(void *owner, osync__buf_t *out) {
     return rc;
 }
 
-static void create_stored(osync__task_t *task);
-
 static void task_settled(void *owner) {
     osync__task_t *t = owner;
     if (t->state == OSYNC__TASK_CREATING && osync__sched_record_idle(&t->record))
-        create_stored(t);
+        osync__sched_create_stored(t);
     else
         osync__sched_task_step(t);
 }
@@ -160,6 +197,8 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
     t->has_start_ts = r->has_start_ts;
     t->start_ts = r->start_ts;
     t->created_ms = r->created_ms;
+    t->rebuild = r->rebuild;
+    t->start_over = r->start_over;
     if (osync__sched_set(&t->db, r->db) || osync__sched_set(&t->name, r->name) || osync__sched_set(&t->dest, r->dest) ||
         osync__sched_set(&t->target, r->target) || osync__sched_set(&t->timezone, r->csv_timezone))
         goto nomem;
@@ -181,6 +220,10 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
         sub->seen_ms = osync__wall_ms();
         osync__sched_record_init(&sub->record, s, pack_sub, sub_settled, sub);
         snprintf(sub->record.key, sizeof sub->record.key, "sub/%s/%u", t->id, sub->pid);
+    }
+    for (size_t i = 0; i < r->n_start; i++) {
+        osync__sub_t *sub = osync__sched_task_sub(t, r->start[i]->pid);
+        if (sub && osync__sched_buf_set(&sub->first, r->start[i]->point.data, r->start[i]->point.len)) goto nomem;
     }
     free(pids);
     HASH_ADD(hh, s->tasks, tid, sizeof t->tid, t);
@@ -204,6 +247,8 @@ void osync__sched_task_free(osync__task_t *t) {
     for (size_t i = 0; t->subs && i < t->n_subs; i++) {
         osync__sub_t *sub = &t->subs[i];
         osync__sched_record_free(&sub->record);
+        osync__sched_hold_free(sub);
+        osync__buf_free(&sub->first);
         osync__buf_free(&sub->end);
         osync__buf_free(&sub->last_start);
         free(sub->tablet);
@@ -264,7 +309,7 @@ static void on_delivery_removed(void *arg) {
 /* One subtask's way to its end; true when nothing is left of it. */
 static bool end_sub(osync__sub_t *sub) {
     osync__task_t *t = sub->task;
-    if (sub->delivery && !sub->delivery_ending && !osync__sched_work_must_wait(sub)) {
+    if (sub->delivery && !sub->delivery_ending && !sub->delivery_closing && !osync__sched_work_must_wait(sub)) {
         sub->delivery_ending = true;
         osync__sched_task_hold(t);
         osync__delivery_remove(sub->delivery, on_delivery_removed, sub);
@@ -318,9 +363,7 @@ void osync__sched_task_step(osync__task_t *t) {
         end_of_removal(t);
 }
 
-static void on_create_taken_back(void *arg, const char *pending);
-
-static void add_waiter(osync__task_t *t, osync__removed_cb cb, void *arg) {
+void osync__sched_task_wait(osync__task_t *t, osync__removed_cb cb, void *arg) {
     osync__waiter_t *w = calloc(1, sizeof *w);
     if (!w) {
         cb(arg, "out of memory");
@@ -345,21 +388,16 @@ void osync__sched_remove_tick(osync__task_t *t) {
 }
 
 void osync__sched_task_remove(osync__task_t *t, const char *why, osync__removed_cb cb, void *arg) {
-    if (cb) add_waiter(t, cb, arg);
+    if (cb) osync__sched_task_wait(t, cb, arg);
     if (t->state == OSYNC__TASK_REMOVING) return;
     osync__log(OSYNC_LOG_INFO, "task %s.%s tid %u: ends: %s", t->db, t->name, t->tid, why);
     t->state = OSYNC__TASK_REMOVING;
     osync__sched_task_hold(t);
-    struct create *c = t->create;
-    if (c) { /* whoever asked for the task is told when it is gone again */
-        osync__sched_set(&c->error, why);
-        t->create = NULL;
-        c->task = NULL;
-        add_waiter(t, on_create_taken_back, c);
-    }
+    osync__sched_create_ends(t, why);
     for (size_t i = 0; i < t->n_subs; i++) {
         osync__sub_t *sub = &t->subs[i];
         osync__sched_work_abandon(sub);
+        osync__sched_hold_release(sub);
         if (sub->handout == OSYNC__HANDOUT_QUEUED) DL_DELETE(t->s->calls, sub);
         if (sub->handout == OSYNC__HANDOUT_CALLING)
             osync__rpc_cancel(t->s->client, sub->rpc_id);
@@ -370,288 +408,15 @@ void osync__sched_task_remove(osync__task_t *t, const char *why, osync__removed_
     osync__sched_task_drop(t);
 }
 
-/* ---- CreateSyncTask ---- */
-
-static void create_free(struct create *c) {
-    osync_scheduler_t *s = c->s;
-    if (c->task) c->task->create = NULL;
-    s->n_creates--;
-    free(c->db);
-    free(c->name);
-    free(c->dest);
-    free(c->info);
-    free(c->error);
-    free(c);
-    osync__sched_drop(s);
-}
-
-static void create_reply(struct create *c, int code, const char *msg) {
-    if (c->call) {
-        if (code) osync__log(OSYNC_LOG_WARN, "create %s.%s: refused: %s", c->db, c->name, msg);
-        osync__sched_reply_general(c->call, code, msg);
-    }
-    c->call = NULL;
-}
-
-/* Without waiting for anything. */
-static void create_refuse(struct create *c, const char *msg) {
-    create_reply(c, -1, msg);
-    create_free(c);
-}
-
-static void on_create_taken_back(void *arg, const char *pending) {
-    struct create *c = arg;
-    create_reply(c, -1, c->error ? c->error : "out of memory");
-    create_free(c);
-}
-
-/* What was begun is taken back, then the caller is told. */
-static void create_fail(struct create *c, const char *msg) {
-    osync__sched_task_remove(c->task, msg, NULL, NULL);
-}
-
-void osync__sched_create_handed_out(osync__sub_t *sub, const char *error) {
-    struct create *c = sub->task->create;
-    if (!c) return;
-    if (error) {
-        create_fail(c, error);
-        return;
-    }
-    if (--c->waiting_for > 0) return;
-    osync__task_t *t = c->task;
-    t->state = OSYNC__TASK_ACTIVE;
-    osync__log(OSYNC_LOG_INFO, "task %s.%s tid %u: created, %zu partitions, mode %d, dest %s", t->db, t->name, t->tid,
-               t->n_subs, t->mode, t->target);
-    create_reply(c, 0, NULL);
-    create_free(c);
-}
-
 /* The scheduler closes: whoever waits is told, though the task stays as it is. */
 void osync__sched_task_closing(osync__task_t *t) {
-    struct create *c = t->create;
-    if (c) create_refuse(c, "the scheduler is stopping");
+    osync__sched_create_closing(t);
     while (t->waiters) {
         osync__waiter_t *w = t->waiters;
         LL_DELETE(t->waiters, w);
         w->cb(w->arg, "the scheduler is stopping");
         free(w);
     }
-}
-
-void osync__sched_create_tick(osync__task_t *task) {
-    struct create *c = task->create;
-    if (!c || task->state != OSYNC__TASK_CREATING || c->deadline == 0) return;
-    const char *why = NULL;
-    bool given_up = osync__mono_ms() >= c->deadline;
-    for (size_t i = 0; i < task->n_subs; i++) {
-        osync__sub_t *sub = &task->subs[i];
-        if (!sub->ready && sub->reason && !why) why = sub->reason;
-        if (sub->cause == OSYNC__SCHEDULER__CAUSE__DESTINATION) given_up = true;
-    }
-    if (!given_up) return;
-    osync__buf_t b = {0};
-    osync__buf_printf(&b, "java.lang.IllegalStateException: create hdfs tunnel failed: %s",
-                      why ? why : "the partitions could not be handed out in time");
-    /* A destination that doesn't answer would keep the caller waiting for the removal as well. */
-    create_refuse(c, b.data ? (const char *)b.data : "out of memory");
-    osync__buf_free(&b);
-    osync__sched_task_remove(task, "it could not be created in time", NULL, NULL);
-}
-
-static void create_stored(osync__task_t *task) {
-    struct create *c = task->create;
-    osync_error_t err = {0};
-    if (!c || c->stored) return; /* a later write of the record */
-    c->stored = true;
-    c->waiting_for = task->n_subs;
-    if (osync__sched_task_attach(task, &err)) {
-        create_fail(c, err.message);
-        return;
-    }
-    osync__sched_task_hold(task);
-    for (size_t i = 0; i < task->n_subs && task->state == OSYNC__TASK_CREATING; i++)
-        osync__sched_hand_out(&task->subs[i]);
-    osync__sched_task_drop(task);
-}
-
-static void on_create_dir(void *arg, int status, const osync_error_t *err) {
-    osync__task_t *t = arg;
-    struct create *c = t->create;
-    if (t->state == OSYNC__TASK_CREATING && !t->s->closing && c) {
-        if (status) {
-            osync__buf_t b = {0};
-            osync__buf_printf(&b, "java.lang.IllegalStateException: create hdfs tunnel failed: %s: %s", t->target,
-                              err ? err->message : osync_strerror(status));
-            create_fail(c, b.data ? (const char *)b.data : "create hdfs tunnel failed");
-            osync__buf_free(&b);
-        } else {
-            c->deadline = osync__mono_ms() + OSYNC__CREATE_DEADLINE_MS;
-            osync__sched_record_put(&t->record);
-        }
-    }
-    osync__sched_task_drop(t);
-}
-
-static void on_create_placed(osync__task_t *t, int status, const osync_error_t *err) {
-    struct create *c = t->create;
-    osync_error_t own = {0};
-    if (t->state != OSYNC__TASK_CREATING || t->s->closing || !c) return;
-    if (status) {
-        create_fail(c, err->message);
-        return;
-    }
-    for (size_t i = 0; i < t->n_subs; i++) {
-        if (t->subs[i].place_error) {
-            create_fail(c, t->subs[i].place_error);
-            return;
-        }
-    }
-    if (osync__sinks_get(t->s->sinks, t->target, &t->sink, &t->path, &own)) {
-        create_fail(c, own.message);
-        return;
-    }
-    osync__sched_task_hold(t);
-    int rc = t->sink->ops->mkdirs(t->sink, t->path, on_create_dir, t);
-    if (rc) on_create_dir(t, rc, NULL);
-}
-
-static void on_create_table(void *arg, int status, const void *data, size_t len, const osync_error_t *err) {
-    struct create *c = arg;
-    osync_scheduler_t *s = c->s;
-    osync_error_t own = {0};
-    char *target = NULL;
-    osync__task_t *old = NULL, *t = NULL;
-    Openmldb__Nameserver__TableInfo *info = NULL;
-    Osync__Scheduler__TaskRecord record = OSYNC__SCHEDULER__TASK_RECORD__INIT;
-    char id[37];
-    const char *refusal = NULL;
-    if (s->closing) {
-        create_refuse(c, "the scheduler is stopping");
-        return;
-    }
-    if (status == OSYNC_ENOENT) {
-        osync__err(&own, status, "table %s.%s doesn't exist", c->db, c->name);
-        refusal = own.message;
-        goto done;
-    }
-    if (status) {
-        osync__err(&own, status, "ZooKeeper can't be asked for table %s.%s: %s", c->db, c->name,
-                   err ? err->message : osync_strerror(status));
-        refusal = own.message;
-        goto done;
-    }
-    info = openmldb__nameserver__table_info__unpack(NULL, len, data);
-    if (!info) {
-        refusal = "the table's TableInfo in ZooKeeper can't be parsed";
-        goto done;
-    }
-    if (info->storage_mode != OPENMLDB__COMMON__STORAGE_MODE__kSSD &&
-        info->storage_mode != OPENMLDB__COMMON__STORAGE_MODE__kHDD) {
-        refusal = "java.lang.IllegalArgumentException: only SSD and HDD are supported";
-        goto done;
-    }
-    HASH_FIND(hh, s->tasks, &info->tid, sizeof info->tid, old);
-    if (old) {
-        refusal = old->state == OSYNC__TASK_REMOVING
-                      ? "the table's former sync task is still being removed (see /status), try again later"
-                      : "sync task already exists(creating or created)";
-        goto done;
-    }
-    if (c->mode < 0) {
-        refusal = "java.lang.IllegalStateException: mode is required";
-        goto done;
-    }
-    if (!*c->dest) {
-        refusal = "java.lang.IllegalArgumentException: Can not create a Path from an empty string";
-        goto done;
-    }
-    if (osync__dest_resolve(s->sinks, c->dest, &target, &own)) {
-        refusal = own.message;
-        goto done;
-    }
-    size_t dest_len = strlen(c->dest);
-    while (dest_len > 1 && c->dest[dest_len - 1] == '/') c->dest[--dest_len] = '\0';
-    record.pids = calloc(info->n_table_partition + 1, sizeof *record.pids);
-    if (!record.pids) {
-        refusal = "out of memory";
-        goto done;
-    }
-    for (size_t i = 0; i < info->n_table_partition; i++) record.pids[record.n_pids++] = info->table_partition[i]->pid;
-    osync__random_uuid(id);
-    record.task_id = id;
-    record.tid = info->tid;
-    record.db = c->db;
-    record.name = c->name;
-    record.mode = (uint32_t)c->mode;
-    record.has_start_ts = c->has_start_ts;
-    record.start_ts = c->start_ts;
-    record.dest = c->dest;
-    record.target = target;
-    record.csv_timezone = s->timezone;
-    record.created_ms = osync__wall_ms();
-    if (osync__sched_task_new(&t, s, &record, &own)) {
-        refusal = own.message;
-        goto done;
-    }
-    t->state = OSYNC__TASK_CREATING;
-    t->create = c;
-    c->task = t;
-    for (size_t i = 0; i < t->n_subs; i++) t->subs[i].placing = true;
-    osync__sched_task_hold(t);
-    /* A table whose rows could never be understood is refused at once. */
-    if (osync__sched_schema_new(&t->schema, data, len, t->timezone, &own))
-        create_fail(c, own.message);
-    else if (osync__sched_place(t, data, len, on_create_placed))
-        create_fail(c, "out of memory");
-    osync__sched_task_drop(t);
-done:
-    free(record.pids);
-    free(target);
-    if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
-    if (refusal) create_refuse(c, refusal);
-}
-
-static const char too_long[] = "the names of the database and of the table must have at most 1024 bytes";
-
-static bool name_is_short(const char *name) {
-    return !name || strlen(name) <= OSYNC__MAX_NAME;
-}
-
-void osync__sched_on_create(osync__rpc_call_t *call, void *arg) {
-    osync_scheduler_t *s = arg;
-    const Openmldb__Datasync__CreateSyncTaskRequest *r =
-        (const Openmldb__Datasync__CreateSyncTaskRequest *)osync__rpc_request(call);
-    if (!s->loaded) {
-        osync__sched_reply_general(call, -1, s->load_error);
-        return;
-    }
-    if (s->n_creates >= OSYNC__MAX_CREATES) {
-        osync__sched_reply_general(call, -1, "too many CreateSyncTask requests at once, try again");
-        return;
-    }
-    if (!name_is_short(r->db) || !name_is_short(r->name)) {
-        osync__sched_reply_general(call, -1, too_long);
-        return;
-    }
-    struct create *c = calloc(1, sizeof *c);
-    if (!c) {
-        osync__sched_reply_general(call, -1, "out of memory");
-        return;
-    }
-    c->s = s;
-    c->call = call;
-    s->n_creates++;
-    osync__sched_hold(s);
-    c->mode = r->has_mode && r->mode >= 0 && r->mode <= 2 ? (int)r->mode : -1;
-    c->has_start_ts = r->has_start_ts;
-    c->start_ts = r->start_ts;
-    if (osync__sched_set(&c->db, r->db ? r->db : "") || osync__sched_set(&c->name, r->name ? r->name : "") ||
-        osync__sched_set(&c->dest, r->dest ? r->dest : "")) {
-        create_refuse(c, "out of memory");
-        return;
-    }
-    int rc = s->catalog->ops->find(s->catalog, c->db, c->name, on_create_table, c);
-    if (rc) on_create_table(c, rc, NULL, 0, NULL);
 }
 
 /* ---- DeleteSyncTask ---- */
@@ -667,7 +432,9 @@ delete_t;
 
 static void delete_end(delete_t *d, int code, const char *msg) {
     osync_scheduler_t *s = d->s;
+    OSYNC__BEFORE(delete_answer);
     osync__sched_reply_general(d->call, code, msg);
+    OSYNC__AFTER(delete_answer);
     s->n_deletes--;
     free(d->db);
     free(d->name);
@@ -706,6 +473,12 @@ static void on_delete_table(void *arg, int status, const void *data, size_t len,
     delete_end(d, -1, own.message);
 }
 
+static const char too_long[] = "the names of the database and of the table must have at most 1024 bytes";
+
+bool osync__sched_name_is_short(const char *name) {
+    return !name || strlen(name) <= OSYNC__MAX_NAME;
+}
+
 void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
     osync_scheduler_t *s = arg;
     const Openmldb__Datasync__DeleteSyncTaskRequest *r =
@@ -714,7 +487,7 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
         osync__sched_reply_general(call, -1, s->load_error);
         return;
     }
-    if (!name_is_short(r->db) || !name_is_short(r->name)) {
+    if (!osync__sched_name_is_short(r->db) || !osync__sched_name_is_short(r->name)) {
         osync__sched_reply_general(call, -1, too_long);
         return;
     }

@@ -21,12 +21,15 @@
 #include <utlist.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/pool.h"
 #include "base/sys.h"
 #include "sink/internal.h"
 
 #define LOCK_WAIT_MS 10000u /* for a folder's lock: its holders need microseconds, unless the machine is in trouble */
 #define LOCK_POLL_US 1000u
+#define ATTR_FITS    512u                /* bytes of an attribute that any file system with attributes can hold */
+#define ALMOST_FULL  (UINT64_C(1) << 20) /* bytes */
 
 typedef struct file_sink file_sink_t;
 typedef struct file_out file_out_t;
@@ -40,7 +43,8 @@ typedef struct op {
     char *path, *to; /* one allocation, owned by `path` */
     const void *data;
     size_t len;
-    uint8_t *copy; /* of a label to set */
+    uint8_t *copy;   /* of a label to set */
+    uint64_t offset; /* of a read; `len` is how much */
     bool recursive;
     bool skip; /* not to be carried out: canceled before it began */
 
@@ -48,6 +52,7 @@ typedef struct op {
     osync_sink_stat_cb stat_cb;
     osync_sink_list_cb list_cb;
     osync_sink_label_cb label_cb;
+    osync_sink_read_cb read_cb;
     void *arg;
 
     int status;
@@ -55,7 +60,7 @@ typedef struct op {
     osync_sink_stat_t stat;
     char **names;
     size_t n_names, cap_names;
-    osync__buf_t label;
+    osync__buf_t label;     /* also what was read */
     struct op *prev, *next; /* in its file's queue */
 } op_t;
 
@@ -149,14 +154,28 @@ static int open_parent(op_t *op, const char *path, int *out) {
     }
 }
 
-static int sync_fd(op_t *op, int fd, const char *shown) {
-    return fsync(fd) ? FAIL_ERRNO(op, errno, "fsync %s", shown) : 0;
+static int sync_fd(op_t *op, int fd, osync__failpoint_t fp, const char *shown) {
+    OSYNC__BEFORE_POINT(fp);
+    int rc = fsync(fd) ? FAIL_ERRNO(op, errno, "fsync %s", shown) : 0;
+    OSYNC__AFTER_POINT(fp);
+    return rc;
+}
+
+static int sync_file(op_t *op, int fd, const char *shown) {
+    return sync_fd(op, fd, OSYNC__FP_local_fsync, shown);
+}
+
+static int sync_folder(op_t *op, int fd, const char *shown) {
+    return sync_fd(op, fd, OSYNC__FP_local_dirsync, shown);
 }
 
 static int sync_parent(op_t *op, const char *path) {
     char parent[PATH_MAX];
     if (parent_of(op, path, parent)) return op->status;
-    return op->status = osync__fsync_dir(parent, &op->err);
+    OSYNC__BEFORE(local_dirsync);
+    op->status = osync__fsync_dir(parent, &op->err);
+    OSYNC__AFTER(local_dirsync);
+    return op->status;
 }
 
 static void close_fd(int *fd) {
@@ -179,9 +198,12 @@ static void work_mkdirs(op_t *op) {
         if (path[i] != '/' && path[i] != 0) continue;
         char c = path[i];
         path[i] = 0;
+        OSYNC__BEFORE(local_mkdir);
         bool made = mkdir(path, 0755) == 0;
-        if (!made && errno != EEXIST) {
-            FAIL_ERRNO(op, errno, "mkdir %s", path);
+        int e = errno;
+        OSYNC__AFTER(local_mkdir);
+        if (!made && e != EEXIST) {
+            FAIL_ERRNO(op, e, "mkdir %s", path);
             return;
         }
         /* An entry is made durable even if it was there: whoever made it may have died before its own fsync. The
@@ -204,31 +226,35 @@ static void work_mkdirs(op_t *op) {
 static void work_create(op_t *op) {
     file_out_t *f = op->file;
     if (open_parent(op, f->path, &f->dir_fd)) return;
+    OSYNC__BEFORE(local_open);
     f->fd = openat(f->dir_fd, name_of(f->path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (f->fd < 0) FAIL_ERRNO(op, errno, "create %s", f->path);
+    OSYNC__AFTER(local_open);
     (void)flock(f->dir_fd, LOCK_UN);
 }
 
 static void work_write(op_t *op) {
     const uint8_t *p = op->data;
     size_t left = op->len;
+    OSYNC__BEFORE(local_write);
     while (left > 0) {
         ssize_t n = write(op->file->fd, p, left);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
             FAIL_ERRNO(op, errno, "write %s", op->file->path);
-            return;
+            break;
         }
         p += n;
         left -= (size_t)n;
     }
+    OSYNC__AFTER(local_write);
 }
 
 static void work_finish(op_t *op) {
     file_out_t *f = op->file;
     /* The folder is the one that the file was made in, wherever that has been moved since: whether the file can be
      * found by its path is for the caller to see, as with HDFS. */
-    if (!sync_fd(op, f->fd, f->path)) sync_fd(op, f->dir_fd, f->path);
+    if (!sync_file(op, f->fd, f->path)) sync_folder(op, f->dir_fd, f->path);
     if (close(f->fd) && !op->status) FAIL_ERRNO(op, errno, "close %s", f->path);
     f->fd = -1;
     close_fd(&f->dir_fd);
@@ -257,8 +283,9 @@ static void fail_attr(op_t *op, int errnum, const char *what) {
                                 what, op->path);
         return;
     }
-    /* ext4 says "no space" when an attribute doesn't fit its one block. */
-    bool full = errnum == ENOSPC && (statvfs(op->path, &vfs) || vfs.f_bavail == 0);
+    /* ext4 says "no space" when an attribute doesn't fit its one block, and when there is no block. */
+    bool full = errnum == ENOSPC &&
+                (op->len < ATTR_FITS || statvfs(op->path, &vfs) || (uint64_t)vfs.f_bavail * vfs.f_frsize < ALMOST_FULL);
     if (errnum == E2BIG || errnum == ERANGE || (errnum == ENOSPC && !full)) {
         op->status = osync__err(&op->err, OSYNC_ETOOBIG,
                                 "%s of %s: %zu bytes are more than its file system holds in extended attributes", what,
@@ -284,12 +311,12 @@ static void work_set_label(op_t *op) {
             op->status = osync__err(&op->err, OSYNC_ENOMEM, "label of %s: out of memory", op->path);
             goto done;
         }
-        if (fsetxattr(fd, name, value.data, value.len, 0)) {
-            fail_attr(op, errno, "set label");
-            goto done;
-        }
+        OSYNC__BEFORE(local_setxattr);
+        if (fsetxattr(fd, name, value.data, value.len, 0)) fail_attr(op, errno, "set label");
+        OSYNC__AFTER(local_setxattr);
+        if (op->status) goto done;
     }
-    sync_fd(op, fd, op->path);
+    sync_file(op, fd, op->path);
 done:
     osync__buf_free(&value);
     close_fd(&fd);
@@ -343,11 +370,17 @@ static void work_rename(op_t *op) {
     }
     folder = openat(from_dir, name_of(op->path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (folder >= 0 && lock_folder(op, folder, LOCK_EX, op->path)) goto done;
+    OSYNC__BEFORE(local_rename);
     if (renameat2(from_dir, name_of(op->path), to_dir, name_of(op->to), RENAME_NOREPLACE)) {
-        FAIL_ERRNO(op, errno, "rename %s to %s", op->path, op->to);
-        goto done;
+        if (errno == EINVAL)
+            op->status =
+                osync__err(&op->err, OSYNC_ENOTSUP, "rename %s to %s: its file system can't do it without overwriting",
+                           op->path, op->to);
+        else
+            FAIL_ERRNO(op, errno, "rename %s to %s", op->path, op->to);
     }
-    if (sync_fd(op, to_dir, parent) || sync_fd(op, from_dir, op->path)) now_unknown(op);
+    OSYNC__AFTER(local_rename);
+    if (!op->status && (sync_folder(op, to_dir, parent) || sync_folder(op, from_dir, op->path))) now_unknown(op);
 done:
     close_fd(&folder);
     close_fd(&to_dir);
@@ -355,12 +388,14 @@ done:
 }
 
 static void work_remove(op_t *op) {
+    OSYNC__BEFORE(local_remove);
     if (op->recursive) {
         op->status = osync__rmtree(op->path, &op->err);
         now_unknown(op);
     } else if (unlink(op->path) && !(errno == EISDIR && rmdir(op->path) == 0)) {
         FAIL_ERRNO(op, errno, "remove %s", op->path);
     }
+    OSYNC__AFTER(local_remove);
     if (op->status == OSYNC_ENOENT) op->status = 0;
     if (!op->status) sync_parent(op, op->path);
     if (op->status == OSYNC_ENOENT) op->status = 0;
@@ -403,7 +438,37 @@ static void work_barrier(op_t *op) {
         FAIL_ERRNO(op, errno, "open %s", op->path);
         return;
     }
-    if (!sync_fd(op, fd, op->path)) sync_parent(op, op->path);
+    if (!sync_file(op, fd, op->path)) sync_parent(op, op->path);
+    close_fd(&fd);
+}
+
+static void work_read(op_t *op) {
+    struct stat st;
+    /* Without O_NONBLOCK a pipe of that name would be waited for. */
+    int fd = open(op->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        FAIL_ERRNO(op, errno, "open %s", op->path);
+        goto done;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        op->status = osync__err(&op->err, OSYNC_ENOENT, "read %s: it is not a file", op->path);
+        goto done;
+    }
+    if (op->offset >= (uint64_t)st.st_size) goto done;
+    if (op->len > (uint64_t)st.st_size - op->offset) op->len = (size_t)((uint64_t)st.st_size - op->offset);
+    if (osync__buf_reserve(&op->label, op->len)) {
+        op->status = osync__err(&op->err, OSYNC_ENOMEM, "read %s: out of memory", op->path);
+        goto done;
+    }
+    while (op->label.len < op->len) {
+        ssize_t n =
+            pread(fd, op->label.data + op->label.len, op->len - op->label.len, (off_t)(op->offset + op->label.len));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) FAIL_ERRNO(op, errno, "read %s", op->path);
+        if (n <= 0) break; /* 0: it has been cut off meanwhile */
+        op->label.len += (size_t)n;
+    }
+done:
     close_fd(&fd);
 }
 
@@ -447,6 +512,8 @@ static void op_call_back(op_t *op) {
                     op->status ? 0 : op->n_names, err);
     if (op->label_cb)
         op->label_cb(op->arg, op->status, op->status ? NULL : op->label.data, op->status ? 0 : op->label.len, err);
+    if (op->read_cb)
+        op->read_cb(op->arg, op->status, op->status ? NULL : op->label.data, op->status ? 0 : op->label.len, err);
 }
 
 static void op_done(osync__job_t *job) {
@@ -680,6 +747,20 @@ static int file_list(osync_sink_t *sink, const char *path, osync_sink_list_cb cb
     return 0;
 }
 
+static int file_read(osync_sink_t *sink, const char *path, uint64_t offset, size_t len, osync_sink_read_cb cb,
+                     void *arg) {
+    op_t *op;
+    if (len == 0 || len > OSYNC__READ_LIMIT || offset > INT64_MAX - OSYNC__READ_LIMIT) return OSYNC_EINVAL;
+    int rc = op_new(sink, work_read, path, NULL, &op);
+    if (rc) return rc;
+    op->offset = offset;
+    op->len = len;
+    op->read_cb = cb;
+    op->arg = arg;
+    op_submit(op);
+    return 0;
+}
+
 static void file_close(osync_sink_t *sink, void (*cb)(void *arg), void *arg) {
     file_sink_t *s = (file_sink_t *)sink;
     file_out_t *f;
@@ -706,6 +787,7 @@ static const osync_sink_ops_t file_ops = {
     .remove = file_remove,
     .list = file_list,
     .barrier = file_barrier,
+    .read = file_read,
     .close = file_close,
 };
 

@@ -25,6 +25,8 @@ int osync__label_part(const void *label, size_t len, unsigned i, char name[OSYNC
 /* The name alone. */
 void osync__label_name(unsigned i, char name[OSYNC__LABEL_NAME_SIZE]);
 
+#define OSYNC__READ_LIMIT (8u << 20) /* bytes of one read */
+
 /* A path that every sink accepts: absolute, without empty, "." or ".." names and without a trailing slash ("/" itself
  * is fine). */
 int osync__sink_check_path(const char *path, osync_error_t *err);

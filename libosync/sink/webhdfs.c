@@ -6,9 +6,10 @@
  * mutation goes to another NameNode only if the first one certainly did not act: it was never reached, or it said that
  * it is a standby.
  *
- * A redirect is never followed. CREATE asks for the DataNode's address in the answer's body, and what comes is used
- * only if it is a plain CREATE of our path that neither overwrites nor makes parents. */
+ * A redirect is never followed. CREATE and OPEN ask for the DataNode's address in the answer's body, and what comes is
+ * used only if it is the same operation on our path; a CREATE must neither overwrite nor make parents. */
 #include <curl/curl.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/sys.h"
 #include "net/curl.h"
 #include "sink/hadoop_conf.h"
@@ -45,17 +47,24 @@ typedef enum kind {
     REMOVE,
     LIST,
     BARRIER,
+    READ, /* first which DataNode, then the bytes from there */
 } kind_t;
 
 static const struct {
     const char *op, *method;
     bool mutation;
+    osync__failpoint_t fp; /* of a mutation */
 } kinds[] = {
-    [MKDIRS] = {"MKDIRS", "PUT", true},        [LOCATE] = {"CREATE", "PUT", false},
-    [STAT] = {"GETFILESTATUS", "GET", false},  [SET_LABEL] = {"SETXATTR", "PUT", true},
-    [GET_LABEL] = {"GETXATTRS", "GET", false}, [RENAME] = {"RENAME", "PUT", true},
-    [REMOVE] = {"DELETE", "DELETE", true},     [LIST] = {"LISTSTATUS_BATCH", "GET", false},
-    [BARRIER] = {"SETXATTR", "PUT", true},
+    [MKDIRS] = {"MKDIRS", "PUT", true, OSYNC__FP_web_mkdirs},
+    [LOCATE] = {.op = "CREATE", .method = "PUT"},
+    [STAT] = {.op = "GETFILESTATUS", .method = "GET"},
+    [SET_LABEL] = {"SETXATTR", "PUT", true, OSYNC__FP_web_setxattr},
+    [GET_LABEL] = {.op = "GETXATTRS", .method = "GET"},
+    [RENAME] = {"RENAME", "PUT", true, OSYNC__FP_web_rename},
+    [REMOVE] = {"DELETE", "DELETE", true, OSYNC__FP_web_delete},
+    [LIST] = {.op = "LISTSTATUS_BATCH", .method = "GET"},
+    [BARRIER] = {"SETXATTR", "PUT", true, OSYNC__FP_web_barrier},
+    [READ] = {.op = "OPEN", .method = "GET"},
 };
 
 /* One exchange's easy handle and what came back. */
@@ -81,11 +90,15 @@ typedef struct call {
     char **names;
     size_t n_names, cap_names;
     web_file_t *file; /* LOCATE */
+    uint64_t offset;  /* READ, and how much */
+    size_t length;
+    bool located; /* the DataNode is asked */
 
     osync_sink_cb cb;
     osync_sink_stat_cb stat_cb;
     osync_sink_list_cb list_cb;
     osync_sink_label_cb label_cb;
+    osync_sink_read_cb read_cb;
     void *arg;
     osync_sink_stat_t stat;
     struct call *prev, *next;
@@ -98,6 +111,7 @@ struct web_file {
     call_t *locate; /* under way */
     exchange_t x;   /* the PUT to the DataNode */
     bool streaming; /* it is under way */
+    bool asked;     /* libcurl has sent the head */
     bool paused;    /* libcurl waits for data */
     bool end;       /* no more data will come */
     bool stored;    /* 201 came */
@@ -200,6 +214,9 @@ static int call_url(call_t *c, osync__buf_t *url) {
     case BARRIER:
         rc = add_text(url, "&flag=CREATE,REPLACE&xattr.name=" BARRIER_ATTR "&xattr.value=0x01");
         break;
+    case READ:
+        rc = osync__buf_printf(url, "&noredirect=true&offset=%" PRIu64 "&length=%zu", c->offset, c->length);
+        break;
     }
     osync__buf_free(&part);
     return rc ? rc : osync__buf_append(url, "", 1);
@@ -261,15 +278,15 @@ static bool never_sent(const exchange_t *x, CURLcode result) {
 }
 
 static int transport_code(const exchange_t *x, CURLcode result) {
-    if (x->too_big) return OSYNC_ETOOBIG;
+    if (x->too_big) return OSYNC_EUNKNOWN; /* no WebHDFS server answers so much: another one is there for the moment */
     if (result == CURLE_OPERATION_TIMEDOUT) return OSYNC_ETIMEOUT;
     return result == CURLE_OUT_OF_MEMORY ? OSYNC_ENOMEM : OSYNC_ECONN;
 }
 
 static int transport_error(const exchange_t *x, CURLcode result, const char *what, osync_error_t *err) {
-    if (x->too_big) return osync__err(err, OSYNC_ETOOBIG, "%s: the answer is longer than %u bytes", what, ANSWER_LIMIT);
-    return osync__err(err, transport_code(x, result), "%s: %s", what,
-                      x->text[0] ? x->text : curl_easy_strerror(result));
+    int code = transport_code(x, result);
+    if (x->too_big) return osync__err(err, code, "%s: the answer is longer than %u bytes", what, ANSWER_LIMIT);
+    return osync__err(err, code, "%s: %s", what, x->text[0] ? x->text : curl_easy_strerror(result));
 }
 
 /* The answer as a JSON object, or NULL. */
@@ -282,7 +299,8 @@ static json_t *answer_json(const exchange_t *x) {
 }
 
 /* Which code a RemoteException stands for. ENOENT and EEXIST are promises (sink.h), so they need HDFS's own word for it
- * and nothing less; a bare 404 may come from anything that listens on that port. */
+ * and nothing less; a bare 404 may come from anything that listens on that port. EINVAL, ENOTSUP and ETOOBIG are for
+ * what waiting doesn't mend; what isn't known is EIO. */
 static int exception_code(const char *name, const char *message) {
     static const struct {
         const char *name;
@@ -306,10 +324,14 @@ static int exception_code(const char *name, const char *message) {
     if (strstr(message, "Support for XAttrs has been disabled")) return OSYNC_ENOTSUP;
     if (strstr(message, "must both be directories")) return OSYNC_EEXIST; /* a file renamed to a folder's name */
     if (strstr(message, "Failed to find datanode")) return OSYNC_EAGAIN;  /* just after the NameNode's start */
+    /* A DataNode that can't resolve the NameNode's name calls that an illegal argument. */
+    if (strstr(message, "UnknownHostException")) return OSYNC_EAGAIN;
+    /* So older versions say to plain users that a part of the path is a file. */
+    if (strcmp(name, "AccessControlException") == 0 && strstr(message, "is not a directory")) return OSYNC_ENOENT;
     for (size_t i = 0; i < sizeof map / sizeof map[0]; i++)
         if (strcmp(name, map[i].name) == 0) return map[i].code;
-    if (strstr(name, "Quota")) return OSYNC_ENOSPC;
-    if (strstr(name, "MaxDirectoryItems") || strstr(name, "PathComponentTooLong")) return OSYNC_ETOOBIG;
+    if (strstr(name, "Quota") || strstr(name, "MaxDirectoryItems")) return OSYNC_ENOSPC;
+    if (strstr(name, "PathComponentTooLong")) return OSYNC_ETOOBIG;
     if (strstr(name, "IllegalArgument")) return OSYNC_EINVAL;
     return OSYNC_EIO;
 }
@@ -384,13 +406,24 @@ static void call_end(call_t *c, int status, const osync_error_t *e) {
         if (!status && c->n_names) qsort(c->names, c->n_names, sizeof *c->names, compare_names);
         c->list_cb(c->arg, status, status ? NULL : (const char *const *)c->names, status ? 0 : c->n_names, err);
     }
+    if (c->read_cb) c->read_cb(c->arg, status, status ? NULL : c->x.answer.data, status ? 0 : c->x.answer.len, err);
     call_free(c);
+}
+
+/* Who was asked, as "host:port"; "" if nobody was. */
+static void host_of(const exchange_t *x, char host[128]) {
+    char *url = NULL;
+    if (x->easy) curl_easy_getinfo(x->easy, CURLINFO_EFFECTIVE_URL, &url);
+    bool known = url && strncmp(url, "http://", 7) == 0;
+    (void)snprintf(host, 128, "%.*s", known ? (int)strcspn(url + 7, "/") : 0, known ? url + 7 : "");
 }
 
 /* "RENAME /a to /b on host:9870" */
 static void call_name(const call_t *c, char what[512]) {
+    char host[128];
+    host_of(&c->x, host);
     (void)snprintf(what, 512, "%s %.200s%s%.200s on %.60s", kinds[c->kind].op, c->path, c->to ? " to " : "",
-                   c->to ? c->to : "", c->sink->addresses[c->address]);
+                   c->to ? c->to : "", host);
 }
 
 static int call_send(call_t *c, osync_error_t *err) {
@@ -404,15 +437,30 @@ static int call_send(call_t *c, osync_error_t *err) {
     if (rc) return osync__err(err, rc, "%s %.200s: out of memory", kinds[c->kind].op, c->path);
     curl_easy_setopt(c->x.easy, CURLOPT_CUSTOMREQUEST, kinds[c->kind].method);
     curl_easy_setopt(c->x.easy, CURLOPT_TIMEOUT_MS, (long)s->request_timeout_ms);
+    if (kinds[c->kind].mutation) OSYNC__BEFORE_POINT(kinds[c->kind].fp);
     return osync__curl_start(s->curl, c->x.easy, on_call_done, c, err);
 }
 
-/* Checks that `location` is a CREATE of our path and nothing else, and gives the URL to use. */
-static int check_location(const char *path, const char *location, osync__buf_t *out, osync_error_t *err) {
+/* The second step of a READ. A transfer may last; what it may not is stand still. */
+static int call_send_read(call_t *c, const char *url, osync_error_t *err) {
+    web_sink_t *s = c->sink;
+    c->located = true;
+    if (exchange_begin(&c->x, s, url, true))
+        return osync__err(err, OSYNC_ENOMEM, "OPEN %.200s: out of memory", c->path);
+    curl_easy_setopt(c->x.easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(c->x.easy, CURLOPT_LOW_SPEED_TIME, (long)(s->request_timeout_ms / 1000 + 1));
+    return osync__curl_start(s->curl, c->x.easy, on_call_done, c, err);
+}
+
+/* Checks that `location` is a CREATE of our path, or an OPEN of it from `offset` on, and nothing else, and gives the
+ * URL to use. */
+static int check_location(const call_t *c, const char *location, osync__buf_t *out, osync_error_t *err) {
+    const char *path = c->path;
+    char offset_text[32];
     CURLU *u = curl_url();
     char *scheme = NULL, *host = NULL, *port = NULL, *decoded = NULL, *query = NULL, *user = NULL, *save = NULL,
          *copy = NULL;
-    unsigned op = 0, overwrite = 0, parent = 0, bad = 0;
+    unsigned op = 0, overwrite = 0, parent = 0, offset = 0, bad = 0;
     int rc = 0;
     if (!u || curl_url_set(u, CURLUPART_URL, location, 0) || curl_url_get(u, CURLUPART_SCHEME, &scheme, 0) ||
         curl_url_get(u, CURLUPART_HOST, &host, 0) || curl_url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) ||
@@ -432,13 +480,19 @@ static int check_location(const char *path, const char *location, osync__buf_t *
         rc = osync__err(err, OSYNC_EUNKNOWN, "it leads to another path");
         goto done;
     }
+    (void)snprintf(offset_text, sizeof offset_text, "%" PRIu64, c->offset);
     copy = strdup(query);
     for (char *p = copy ? strtok_r(copy, "&", &save) : NULL; p; p = strtok_r(NULL, "&", &save)) {
-        if (strncasecmp(p, "op=", 3) == 0) strcasecmp(p + 3, "CREATE") == 0 ? op++ : bad++;
+        if (strncasecmp(p, "op=", 3) == 0) strcasecmp(p + 3, kinds[c->kind].op) == 0 ? op++ : bad++;
         if (strncasecmp(p, "overwrite=", 10) == 0) strcasecmp(p + 10, "false") == 0 ? overwrite++ : bad++;
         if (strncasecmp(p, "createparent=", 13) == 0) strcasecmp(p + 13, "false") == 0 ? parent++ : bad++;
+        if (strncasecmp(p, "offset=", 7) == 0) strcmp(p + 7, offset_text) == 0 ? offset++ : bad++;
     }
-    if (op != 1 || overwrite != 1 || parent != 1 || bad) {
+    if (c->kind == READ && (op != 1 || (c->offset > 0 && offset != 1) || bad)) {
+        rc = osync__err(err, OSYNC_EUNKNOWN, "it lacks op=OPEN or offset=%s", offset_text);
+        goto done;
+    }
+    if (c->kind == LOCATE && (op != 1 || overwrite != 1 || parent != 1 || bad)) {
         rc = osync__err(err, OSYNC_EUNKNOWN, "it lacks op=CREATE, overwrite=false or createparent=false");
         goto done;
     }
@@ -473,7 +527,7 @@ static int take_location(call_t *c, const char *what, osync__buf_t *url, osync_e
         NULL; /* a server that doesn't know `noredirect` puts it into the header; not followed, but checked alike */
     if (!location && http_status(&c->x) == 307) curl_easy_getinfo(c->x.easy, CURLINFO_REDIRECT_URL, &redirect);
     if (!location) location = redirect;
-    int rc = location ? check_location(c->path, location, url, err) : unexpected(&c->x, what, err);
+    int rc = location ? check_location(c, location, url, err) : unexpected(&c->x, what, err);
     if (rc && location) {
         osync_error_t cause = {.code = rc};
         if (err) cause = *err;
@@ -616,6 +670,30 @@ static int take_nothing(call_t *c, const char *what, osync_error_t *err) {
     return c->x.answer.len ? unexpected(&c->x, what, err) : 0;
 }
 
+/* The bytes of a READ. Where neither a length nor chunks were announced, the connection's end is no proof that these
+ * are all of them. */
+static int take_bytes(call_t *c, const char *what, osync_error_t *err) {
+    struct curl_header *header;
+    curl_off_t length = -1;
+    if (c->x.answer.len > c->length)
+        return osync__err(err, OSYNC_EUNKNOWN, "%s: more than the %zu bytes that were asked for", what, c->length);
+    curl_easy_getinfo(c->x.easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+    if (length < 0 && c->x.answer.len < c->length &&
+        curl_easy_header(c->x.easy, "Transfer-Encoding", 0, CURLH_HEADER, -1, &header))
+        return osync__err(err, OSYNC_EUNKNOWN, "%s: %zu bytes and no sign whether they are all", what, c->x.answer.len);
+    return 0;
+}
+
+/* What the NameNode says of an offset that isn't below the file's length. */
+static bool is_end_of_file(const call_t *c) {
+    if (c->kind != READ || http_status(&c->x) < 400) return false;
+    json_t *j = answer_json(&c->x);
+    const char *message = json_string_value(json_object_get(json_object_get(j, "RemoteException"), "message"));
+    bool yes = message && strncmp(message, "Offset=", 7) == 0 && strstr(message, " out of the range [0, ");
+    json_decref(j);
+    return yes;
+}
+
 /* The answer of a success. *again: the call needs another request. */
 static int take_answer(call_t *c, const char *what, osync__buf_t *url, bool *again, osync_error_t *err) {
     bool yes = false;
@@ -623,6 +701,8 @@ static int take_answer(call_t *c, const char *what, osync__buf_t *url, bool *aga
     switch (c->kind) {
     case LOCATE:
         return take_location(c, what, url, err);
+    case READ:
+        return c->located ? take_bytes(c, what, err) : take_location(c, what, url, err);
     case STAT:
         return take_stat(c, what, err);
     case GET_LABEL:
@@ -656,9 +736,10 @@ static void on_call_done(void *arg, CURL *easy, CURLcode result) {
     bool again = false;
     int rc = 0;
     (void)easy;
+    if (kinds[c->kind].mutation) OSYNC__AFTER_POINT(kinds[c->kind].fp);
     call_name(c, what);
     bool not_sent = result && never_sent(&c->x, result), standby = !result && is_standby(&c->x);
-    if (s->n_addresses > 1 && (result || standby)) {
+    if (s->n_addresses > 1 && !c->located && (result || standby)) {
         /* All later calls ask the next NameNode, and so does this one if nothing was done here. Except a barrier: what
          * it is to confirm was read from a NameNode that isn't the active one. */
         if (c->address == s->current) s->current = (s->current + 1) % s->n_addresses;
@@ -670,10 +751,17 @@ static void on_call_done(void *arg, CURL *easy, CURLcode result) {
     }
     if (result)
         rc = transport_error(&c->x, result, what, &err);
-    else if (http_status(&c->x) == 200 || (c->kind == LOCATE && http_status(&c->x) == 307))
+    else if (http_status(&c->x) == 200 ||
+             ((c->kind == LOCATE || (c->kind == READ && !c->located)) && http_status(&c->x) == 307))
         rc = take_answer(c, what, &url, &again, &err);
+    else if (is_end_of_file(c))
+        c->x.answer.len = 0;
     else
         rc = refusal(&c->x, what, &err);
+    if (!rc && url.len && c->kind == READ) {
+        rc = call_send_read(c, (const char *)url.data, &err);
+        if (!rc) goto end_of_step;
+    }
     if (!rc && again) {
         c->tries = 0;
         rc = call_send(c, &err);
@@ -689,6 +777,7 @@ end:
     } else {
         call_end(c, rc, &err);
     }
+end_of_step:
     osync__buf_free(&url);
 }
 
@@ -772,6 +861,18 @@ static int web_get_label(osync_sink_t *sink, const char *path, osync_sink_label_
     return call_start(c, arg);
 }
 
+static int web_read(osync_sink_t *sink, const char *path, uint64_t offset, size_t len, osync_sink_read_cb cb,
+                    void *arg) {
+    call_t *c;
+    if (len == 0 || len > OSYNC__READ_LIMIT || offset > INT64_MAX - OSYNC__READ_LIMIT) return OSYNC_EINVAL;
+    int rc = call_new(sink, READ, path, NULL, &c);
+    if (rc) return rc;
+    c->offset = offset;
+    c->length = len;
+    c->read_cb = cb;
+    return call_start(c, arg);
+}
+
 static int web_set_label(osync_sink_t *sink, const char *path, const void *label, size_t len, osync_sink_cb cb,
                          void *arg) {
     call_t *c;
@@ -823,6 +924,8 @@ static void file_free(web_file_t *f) {
 static size_t on_read(char *to, size_t size, size_t n, void *arg) {
     web_file_t *f = arg;
     size_t room = size * n;
+    if (!f->asked) OSYNC__AFTER(web_create);
+    f->asked = true;
     if (f->left == 0) {
         if (f->end) return 0;
         f->paused = true;
@@ -833,19 +936,17 @@ static size_t on_read(char *to, size_t size, size_t n, void *arg) {
     f->data += room;
     f->left -= room;
     f->progress_ms = osync__mono_ms();
-    if (f->left == 0) file_op_done(f);
+    if (f->left == 0) {
+        OSYNC__AFTER(web_write);
+        file_op_done(f);
+    }
     return room;
 }
 
 static void file_name(const web_file_t *f, char what[512]) {
-    char *url = NULL;
-    int n = 0;
-    if (f->x.easy) curl_easy_getinfo(f->x.easy, CURLINFO_EFFECTIVE_URL, &url);
-    if (url && strncmp(url, "http://", 7) == 0) {
-        url += 7;
-        n = (int)strcspn(url, "/");
-    }
-    (void)snprintf(what, 512, "write %.300s on %.*s", f->path, n < 100 ? n : 100, n ? url : "");
+    char host[128];
+    host_of(&f->x, host);
+    (void)snprintf(what, 512, "write %.300s on %.100s", f->path, host);
 }
 
 static void on_stream_done(void *arg, CURL *easy, CURLcode result) {
@@ -854,6 +955,7 @@ static void on_stream_done(void *arg, CURL *easy, CURLcode result) {
     osync_error_t err = {0};
     (void)easy;
     f->streaming = false;
+    if (f->finishing) OSYNC__AFTER(web_finish);
     file_name(f, what);
     if (result)
         transport_error(&f->x, result, what, &err);
@@ -883,6 +985,7 @@ static int stream_begin(web_file_t *f, const char *url, osync_error_t *err) {
     curl_easy_setopt(f->x.easy, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
     curl_easy_setopt(f->x.easy, CURLOPT_READFUNCTION, on_read);
     curl_easy_setopt(f->x.easy, CURLOPT_READDATA, f);
+    OSYNC__BEFORE(web_create);
     int rc = osync__curl_start(s->curl, f->x.easy, on_stream_done, f, err);
     f->streaming = rc == 0;
     f->progress_ms = osync__mono_ms();
@@ -981,6 +1084,7 @@ static int web_write(osync_sink_file_t *file, const void *data, size_t len, osyn
     }
     f->data = data;
     f->left = len;
+    OSYNC__BEFORE(web_write);
     file_go_on(f);
     return 0;
 }
@@ -990,6 +1094,7 @@ static int web_finish(osync_sink_file_t *file, osync_sink_cb cb, void *arg) {
     int rc = file_begin_op(f, cb, arg);
     if (rc) return rc;
     f->end = f->finishing = true;
+    OSYNC__BEFORE(web_finish);
     file_go_on(f);
     return 0;
 }
@@ -1125,6 +1230,7 @@ static const osync_sink_ops_t web_ops = {
     .remove = web_remove,
     .list = web_list,
     .barrier = web_barrier,
+    .read = web_read,
     .close = web_close,
 };
 

@@ -15,6 +15,7 @@
 #include <zookeeper/zookeeper.h>
 
 #include "base/error.h"
+#include "base/failpoint.h"
 #include "base/pool.h"
 
 enum {
@@ -282,6 +283,7 @@ static void on_answer(call_t *call) {
     int rc = call->rc;
     switch (call->step) {
     case THE_CALL:
+        if (makes) OSYNC__AFTER(zk_create);
         if (makes && rc == ZNONODE && (call->made = parent_of(call->path, strlen(call->path))) > 0)
             request(call, MAKE_PARENT);
         else if (call->kind == REGISTER && rc == ZNODEEXISTS)
@@ -290,6 +292,7 @@ static void on_answer(call_t *call) {
             finish_rc(call, rc);
         break;
     case MAKE_PARENT:
+        OSYNC__AFTER(zk_parent);
         if (rc == ZNONODE && (call->made = parent_of(call->path, call->made)) > 0) {
             request(call, MAKE_PARENT);
         } else if (rc == ZOK || rc == ZNODEEXISTS) {
@@ -310,6 +313,7 @@ static void on_answer(call_t *call) {
             finish_rc(call, rc);
         break;
     case REMOVE_OLD:
+        OSYNC__AFTER(zk_take_over);
         /* ZBADVERSION: somebody wrote it since; look again. */
         if (rc == ZOK || rc == ZNONODE || rc == ZBADVERSION)
             request(call, THE_CALL);
@@ -334,11 +338,13 @@ static void request(call_t *call, step_t step) {
     if (step == MAKE_PARENT) {
         char cut = call->path[call->made];
         call->path[call->made] = '\0';
+        OSYNC__BEFORE(zk_parent);
         rc = zoo_acreate(zh, call->path, "", 0, acl, 0, on_string, call);
         call->path[call->made] = cut;
     } else if (step == LOOK_AT_OLD) {
         rc = zoo_aget(zh, call->path, 0, on_data, call);
     } else if (step == REMOVE_OLD) {
+        OSYNC__BEFORE(zk_take_over);
         rc = zoo_adelete(zh, call->path, call->stat.version, on_void, call);
     } else if (call->kind == GET) {
         rc = zoo_aget(zh, call->path, 0, on_data, call);
@@ -349,6 +355,7 @@ static void request(call_t *call, step_t step) {
     } else if (call->kind == REMOVE) {
         rc = zoo_adelete(zh, call->path, -1, on_void, call);
     } else {
+        OSYNC__BEFORE(zk_create);
         rc = zoo_acreate(zh, call->path, data, (int)call->len, acl, flags, on_string, call);
     }
     call->in_flight = rc == ZOK;

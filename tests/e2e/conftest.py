@@ -1,5 +1,6 @@
 """What the end-to-end tests share. OSYNC_BUILD names meson's build folder with the programs to test."""
 
+import collections
 import os
 import pathlib
 
@@ -37,3 +38,43 @@ def hdfs(tmp_path_factory):
 def golden(build):
     """Tables written by OpenMLDB's own storage code (tests/fixtures/README.md), as the build has unpacked them."""
     return build / "tests/golden"
+
+
+class Numbers:
+    """What fault tests did and counted, printed at the end of the run. OSYNC_NUMBERS names a file with lines "name count"
+    of the programs that ran before, of which the last run's sums are printed as well."""
+
+    def __init__(self):
+        self.sums = collections.Counter()
+
+    def add(self, name, count=1):
+        self.sums[name] += count
+
+    def audited(self, rows, lost=0, twice=0):
+        """`rows` rows were compared with what was put."""
+        self.add("rows checked", rows)
+        self.add("lost", lost)
+        self.add("twice", twice)
+
+
+def pytest_configure(config):
+    config.numbers = Numbers()
+
+
+@pytest.fixture(scope="session")
+def numbers(request):
+    return request.config.numbers
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    sums = collections.Counter(config.numbers.sums)
+    file = os.environ.get("OSYNC_NUMBERS")
+    if file and pathlib.Path(file).exists():
+        for line in pathlib.Path(file).read_text().splitlines():
+            name, count = line.rsplit(" ", 1)
+            sums[name] += int(count)
+    if sums:
+        last = ["rows checked", "lost", "twice"]
+        names = [n for n in sums if n not in last] + [n for n in last if n in sums]
+        terminalreporter.section("numbers")
+        terminalreporter.line(", ".join(f"{sums[n]} {n}" for n in names))

@@ -123,6 +123,11 @@ class Hdfs:
         """host:port of the NameNode's RPC server: the authority of hdfs:// URLs."""
         return f"127.0.0.1:{self._s['ports'][0]}"
 
+    @property
+    def datanode_http_address(self):
+        """host:port of the DataNode's HTTP server."""
+        return f"127.0.0.1:{self._s['ports'][3]}"
+
     def start(self, detached=False):
         """Starts both and waits until a file can be written. Unless detached, they end with this process."""
         if self._s and any(self._alive(who) for who in self._s["pids"]):
@@ -181,6 +186,17 @@ class Hdfs:
     def restart_datanode(self, wait=True):
         self._restart("datanode", wait)
 
+    def reserve(self, n):
+        """Restarts the DataNode with n bytes of its disk kept for others; with 0 waits until it takes files again."""
+        site = Path(self.conf_dir) / "hdfs-site.xml"
+        name = "<name>dfs.datanode.du.reserved</name>"
+        text = re.sub(f"  <property>{name}.*\n", "", site.read_text())
+        if n:
+            row = f"  <property>{name}<value>{n}</value></property>\n"
+            text = text.replace("</configuration>", f"{row}</configuration>")
+        site.write_text(text)
+        self.restart_datanode(wait=n == 0)
+
     def wait_ready(self):
         """Until a CREATE works: after a start or restart the NameNode refuses it until the DataNode has reported."""
         path, deadline = f"/.ready-{os.getpid()}", time.monotonic() + START_SECONDS
@@ -228,6 +244,11 @@ class Hdfs:
                 found[child] = row["length"]
         return found
 
+    def entries(self, path):
+        """{name: length} of what is directly in a folder."""
+        rows = json.loads(self._call("GET", path, "LISTSTATUS"))["FileStatuses"]["FileStatus"]
+        return {row["pathSuffix"]: row["length"] for row in rows}
+
     def read(self, path):
         url = json.loads(self._call("GET", path, "OPEN", noredirect="true"))["Location"]
         return self._http("GET", url)
@@ -240,6 +261,10 @@ class Hdfs:
 
     def mkdirs(self, path):
         self._call("PUT", path, "MKDIRS")
+
+    def rename(self, path, to):
+        """True if it was done."""
+        return json.loads(self._call("PUT", path, "RENAME", destination=to))["boolean"]
 
     def delete(self, path):
         """True if there was something."""

@@ -21,6 +21,7 @@ static struct {
     size_t n_names, len;
     char names[4000][64];
     unsigned char label[1 << 16];
+    unsigned char *bytes; /* of a read */
 } last;
 
 static void got(void *arg, int status, const osync_error_t *err) {
@@ -48,6 +49,14 @@ static void got_list(void *arg, int status, const char *const *names, size_t n, 
     for (size_t i = 0; i < n && i < 4000; i++) (void)snprintf(last.names[i], sizeof last.names[i], "%s", names[i]);
 }
 
+static void got_read(void *arg, int status, const void *data, size_t len, const osync_error_t *err) {
+    got(arg, status, err);
+    last.len = len;
+    free(last.bytes);
+    last.bytes = len ? malloc(len) : NULL;
+    if (last.bytes) memcpy(last.bytes, data, len);
+}
+
 static int wait_for(int rc) {
     if (rc) {
         (void)snprintf(last.message, sizeof last.message, "%s", osync_strerror(rc));
@@ -61,6 +70,7 @@ static int wait_for(int rc) {
 #define STAT(path)           (last.done = 0, wait_for(sink->ops->stat(sink, path, got_stat, NULL)))
 #define LIST(path)           (last.done = 0, wait_for(sink->ops->list(sink, path, got_list, NULL)))
 #define LABEL(path)          (last.done = 0, wait_for(sink->ops->get_label(sink, path, got_label, NULL)))
+#define READ(path, at, n)    (last.done = 0, wait_for(sink->ops->read(sink, path, at, n, got_read, NULL)))
 #define WRITE(file, data, n) (last.done = 0, wait_for(sink->ops->write(file, data, n, got, NULL)))
 #define FINISH(file)         (last.done = 0, wait_for(sink->ops->finish(file, got, NULL)))
 #define ABORT(file)          (last.done = 0, sink->ops->abort(file, got, NULL), wait_for(0))
@@ -107,6 +117,12 @@ static void stream(void) {
     IS(0, FINISH(f));
     IS(0, STAT("/stream/big"));
     TRUE(last.stat.length == 300 * CHUNK);
+    for (size_t i = 0; i < 300; i += 8) { /* and back */
+        size_t n = 300 - i < 8 ? 300 - i : 8;
+        IS(0, READ("/stream/big", i * CHUNK, 8 * CHUNK));
+        TRUE(last.len == n * CHUNK);
+        for (size_t k = 0; k < n; k++) TRUE(last.bytes[k * CHUNK] == (unsigned char)(i + k));
+    }
     printf("resident grew by %ld KiB from 20 to 300 MiB, %ld MiB in all\n", after.ru_maxrss - before.ru_maxrss,
            after.ru_maxrss / 1024);
     TRUE(after.ru_maxrss - before.ru_maxrss < 16 * 1024);
@@ -141,6 +157,20 @@ static void promises(void) {
     IS(0, STAT(path));
     TRUE(last.stat.file_id == id);
     IS(OSYNC_ENOENT, CALL(rename, "/p/i1/t", "/p/final")); /* source missing */
+    IS(0, READ("/p/final", 0, CHUNK));
+    TRUE(last.len == 6 && memcmp(last.bytes, "hello\n", 6) == 0);
+    IS(0, READ("/p/final", 2, 3));
+    TRUE(last.len == 3 && memcmp(last.bytes, "llo", 3) == 0);
+    IS(0, READ("/p/final", 6, 3)); /* its end */
+    TRUE(last.len == 0);
+    IS(0, READ("/p/final", 1000, 3));
+    TRUE(last.len == 0);
+    IS(OSYNC_ENOENT, READ("/p/none", 0, 3));
+    IS(OSYNC_ENOENT, READ("/p", 0, 3));
+    IS(0, put("/p/i1/empty", ""));
+    IS(0, READ("/p/i1/empty", 0, 3));
+    TRUE(last.len == 0);
+    IS(0, CALL(remove, "/p/i1/empty", false));
     IS(0, put("/p/i1/t2", "two"));
     IS(0, CALL(set_label, "/p/i1/t2", "short", 5));
     IS(0, LABEL("/p/i1/t2"));
@@ -177,6 +207,8 @@ static void promises(void) {
     IS(0, put(path, "odd"));
     IS(0, STAT(path));
     TRUE(last.stat.length == 3);
+    IS(0, READ(path, 1, 2));
+    TRUE(last.len == 2 && memcmp(last.bytes, "dd", 2) == 0);
     IS(0, LIST(odd));
     TRUE(last.n_names == 1 && strcmp(last.names[0], odd + 3) == 0);
     (void)snprintf(path, sizeof path, "%s/t", odd);

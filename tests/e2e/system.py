@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 
-from tablet import Tablet, column, index
+from tablet import Replicas, Tablet, column, index
 from zookeeper import free_port
 
 HELPER = pathlib.Path(__file__).parents[2] / "bindings/python/synctool_helper.py"
@@ -71,8 +71,19 @@ class Daemon:
         return self.log.read_text(errors="replace")
 
 
+CLOCK_SPEED = 600  # a minute, the unit of a snapshot's name, is a tenth of a second
+
+
+def fast_clock():
+    """For Tablet: begins three years ago. What it stamps is older than anything the file system stamps itself, so a birth
+    time, which can't be set, proves nothing; the time of the last write does."""
+    now = int(time.time() * 1000)
+    return f"{now}:{now - 3 * 365 * 86_400_000}:{CLOCK_SPEED}"
+
+
 class System:
-    """`hdfs`: an Hdfs, or None for file://."""
+    """`hdfs`: an Hdfs, or None for file://. `hosts`: a TabletServer each; the first of them is `tablet`. `clock`: of the
+    TabletServers (see fast_clock; the time zone must be UTC)."""
 
     COLUMNS = [
         column("id", "bigint"),
@@ -83,33 +94,49 @@ class System:
     ]
     INDEXES = [index("idx0", ["k"], ts="ts")]
 
-    def __init__(self, build, folder, zookeeper, hdfs=None, conf=None):
+    def __init__(self, build, folder, zookeeper, hdfs=None, conf=None, hosts=("127.0.0.1",), clock=None):
         self.build, self.folder, self.zookeeper, self.hdfs = build, pathlib.Path(folder), zookeeper, hdfs
         self.root = f"/root-{os.path.basename(folder)}-{free_port()}"
         self.conf = {
             "collector": {**FAST["collector"], **(conf or {}).get("collector", {})},
             "syncd": {**FAST["syncd"], **(conf or {}).get("syncd", {})},
         }
-        self.tablet = Tablet(build, self.folder / "tablet", zookeeper.address, self.root, binlog_max_bytes=1 << 20)
+        self.tablets = [
+            Tablet(
+                build,
+                self.folder / ("tablet" if n == 0 else f"tablet-{n}"),
+                zookeeper.address,
+                self.root,
+                host=host,
+                binlog_max_bytes=1 << 20,
+                clock=clock,
+            )
+            for n, host in enumerate(hosts)
+        ]
+        self.tablet = self.tablets[0]
+        self.replicas = Replicas(self.tablets)
+        self.env = {"collector": {}, "syncd": {}}  # of the daemons, beside this process's own
         self.collectors = []
         self.syncd = None
         self.syncd_port = free_port()
 
     def __enter__(self):
-        self.tablet.start()
+        for tablet in self.tablets:
+            tablet.start()
         return self
 
     def __exit__(self, *_):
         statuses = [d.end() for d in [*self.collectors, self.syncd] if d and d.process]
-        self.tablet.stop()
+        for tablet in self.tablets:
+            tablet.stop()
         assert all(s in (0, -signal.SIGKILL) for s in statuses), f"exit statuses {statuses}; logs in {self.folder}"
 
     # ---- processes ----
 
-    def add_collector(self, **flags):
+    def add_collector(self, host="127.0.0.1", **flags):
         n = len(self.collectors)
         values = {
-            "endpoint": f"127.0.0.1:{free_port()}",
+            "endpoint": f"{host}:{free_port()}",
             "zk_cluster": self.zookeeper.address,
             "zk_root_path": self.root,
             "collector_datadir": self.folder / f"collector-{n}",
@@ -119,7 +146,10 @@ class System:
         file = self.folder / f"collector-{n}.flags"
         file.write_text("".join(f"--{k}={v}\n" for k, v in values.items()))
         daemon = Daemon(
-            self.build / "daemons/osync-collectord", [f"--flagfile={file}"], self.folder / f"collector-{n}.log"
+            self.build / "daemons/osync-collectord",
+            [f"--flagfile={file}"],
+            self.folder / f"collector-{n}.log",
+            self.env["collector"],
         )
         daemon.endpoint = values["endpoint"]
         self.collectors.append(daemon.start())
@@ -139,12 +169,15 @@ class System:
             values["hadoop.conf.dir"] = self.hdfs.conf_dir
         file = self.folder / "synctool.properties"
         file.write_text("".join(f"{k}={v}\n" for k, v in values.items()))
-        self.syncd = Daemon(self.build / "daemons/osync-syncd", ["-c", str(file)], self.folder / "syncd.log")
+        self.syncd = Daemon(
+            self.build / "daemons/osync-syncd", ["-c", str(file)], self.folder / "syncd.log", self.env["syncd"]
+        )
         self.syncd.start()
         self.wait_listening()
 
     def start(self):
-        self.add_collector()
+        for tablet in self.tablets:
+            self.add_collector(tablet.host)
         self.start_syncd()
         self.wait_registered()
         return self
@@ -177,6 +210,10 @@ class System:
 
     def page(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.syncd_port}/status?format=json", timeout=120) as answer:
+            return json.load(answer)
+
+    def collector_page(self, n=0):
+        with urllib.request.urlopen(f"http://{self.collectors[n].endpoint}/status?format=json", timeout=120) as answer:
             return json.load(answer)
 
     def helper(self, *arguments, status=0):
@@ -233,6 +270,23 @@ class System:
             partitions=partitions,
             **more,
         )
+
+    def make_copied_table(self, tid, name, partitions=1, **more):
+        """A table that every tablet has; the first leads it."""
+        self.replicas.create_table(
+            tid,
+            name,
+            more.pop("columns", self.COLUMNS),
+            more.pop("indexes", self.INDEXES),
+            partitions=partitions,
+            **more,
+        )
+
+    def snapshot(self, tablet, tid):
+        """With a fast clock: one whose window begins behind what was put so far, as soon as more is put."""
+        tablet.roll(tid)
+        time.sleep(2.5 * 60 / CLOCK_SPEED)
+        tablet.snapshot(tid)
 
     def seam(self, tid):
         """What was put so far is to come from the next snapshot: the log goes on in a new file, and the former ones

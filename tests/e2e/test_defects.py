@@ -433,7 +433,7 @@ def test_53_what_is_shown_survives_a_restart(local):
     s.create("t", 2)
     s.wait_rows("t", 1000)
     s.collectors[0].kill()
-    wait_for("FAILED", lambda: set(s.states().values()) == {"FAILED"})
+    wait_for("the reason", lambda: reasons(s).count("waits for a leader with a collector") == 2)
 
     def facts():
         return {

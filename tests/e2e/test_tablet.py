@@ -12,7 +12,7 @@ import time
 import pytest
 
 import openmldb
-from tablet import Tablet, TabletError, column, index
+from tablet import Replicas, Tablet, TabletError, column, index, partition_of
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "fixtures/golden.tar.xz"
 EOF_RECORD = bytes.fromhex("f0b91d31000005")
@@ -341,9 +341,165 @@ def test_tables_in_zookeeper(build, tmp_path, zookeeper):
         tablet.add_column(77, "more", "int")
         assert int(zookeeper.get("/tablet_test/table/notify")) == notified + 1
         assert len(openmldb.fields(zookeeper.get("/tablet_test/table/db_table_data/77"))[11]) == 1
-        tablet.restart()
-        assert int(zookeeper.get("/tablet_test/table/notify")) == notified + 2
+        written = zookeeper.get("/tablet_test/table/db_table_data/77")
+        tablet.restart()  # who leads is read there, and nothing is written
+        assert int(zookeeper.get("/tablet_test/table/notify")) == notified + 1
+        assert zookeeper.get("/tablet_test/table/db_table_data/77") == written
         assert zookeeper.children("/tablet_test/table/db_table_data") == ["77"]
         assert tablet.stop() == 0
     finally:
         tablet.kill()
+
+
+@pytest.fixture
+def pair(build, tmp_path, zookeeper, request):
+    """Two tablets on two hosts, with a table of three partitions that the first one leads."""
+    root = f"/pair_{request.node.name}"
+    tablets = [
+        Tablet(build, tmp_path / name, zookeeper.address, root, host=host, binlog_max_bytes=size).start()
+        for name, host, size in (("a", "127.0.0.1", 30_000), ("b", "127.0.0.2", 10_000))
+    ]
+    try:
+        replicas = Replicas(tablets)
+        replicas.create_table(7, "t", COLUMNS, INDEXES, partitions=3)
+        replicas.info = lambda: openmldb.fields(zookeeper.get(f"{root}/table/db_table_data/7"))
+        yield replicas
+        assert [t.stop() for t in tablets] == [0, 0]
+    finally:
+        for t in tablets:
+            t.kill()
+
+
+def rows_of(numbers):
+    return [{"id": i, "k": f"key{i % 50}", "ts": i, "note": "n" * 20} for i in numbers]
+
+
+def entries_of(tablet, pid):
+    return openmldb.binlog(tablet.partition(7, pid) / "binlog")
+
+
+def said_of(info):
+    """Of each partition: the leader, and who is alive."""
+    out = []
+    for raw in info[3]:
+        replicas = [openmldb.fields(r) for r in openmldb.fields(raw)[2]]
+        leaders = [r[1][0].decode() for r in replicas if r[2] == [1]]
+        out.append((leaders, sorted(r[1][0].decode() for r in replicas if r[3] == [1])))
+    return out
+
+
+def test_copies_have_the_same_entries_in_other_files(pair):
+    a, b = pair.tablets
+    both = sorted([a.endpoint, b.endpoint])
+    assert said_of(pair.info()) == [([a.endpoint], both)] * 3
+    places = pair.put(7, rows_of(range(3000)), "k")
+    assert all(partition_of(f"key{i % 50}", 3) == pid for i, (pid, _) in enumerate(places))
+    a.delete(7, key="key1")
+    pair.wait_copied(7)
+    for pid in range(3):
+        assert entries_of(a, pid) == entries_of(b, pid)
+        assert len(list((a.partition(7, pid) / "binlog").iterdir())) < len(
+            list((b.partition(7, pid) / "binlog").iterdir())
+        )
+        ours = {log_index: i for i, (p, log_index) in enumerate(places) if p == pid}
+        for entry in entries_of(b, pid):
+            if not entry["delete"]:
+                assert int.from_bytes(entry["value"][7:15], "little") == ours[entry["log_index"]]
+    assert [s["mode"] for s in a.table_status(7) + b.table_status(7)] == ["kTableLeader"] * 3 + ["kTableFollower"] * 3
+    with pytest.raises(TabletError, match="is led by"):
+        b.put(7, rows_of([1]))
+    with pytest.raises(TabletError, match="is led by"):
+        b.delete(7, key="key1")
+
+
+def test_a_copy_stays_behind_and_catches_up(pair):
+    a, b = pair.tablets
+    pair.put(7, rows_of(range(1000)), "k")
+    pair.wait_copied(7)
+    b.follow(7, hold_back=10)
+    pair.put(7, rows_of(range(1000, 2000)), "k")
+    ends = a.last_entries(7)
+    deadline = time.monotonic() + 10
+    while [b.last_entries(7)[p][0] for p in range(3)] != [ends[p][0] - 10 for p in range(3)]:
+        assert time.monotonic() < deadline
+    b.follow(7, paused=True)
+    pair.put(7, rows_of(range(2000, 2100)), "k")
+    before = b.last_entries(7)
+    b.follow(7)
+    pair.wait_copied(7)
+    assert all(b.last_entries(7)[p] > before[p] for p in range(3))
+    assert [entries_of(a, pid) for pid in range(3)] == [entries_of(b, pid) for pid in range(3)]
+
+
+def test_a_former_leader_is_made_anew(build, pair):
+    """What only the dead leader had is gone; what its successor put has a higher term."""
+    a, b = pair.tablets
+    pair.put(7, rows_of(range(300)), "k")
+    pair.wait_copied(7)
+    b.follow(7, paused=True)
+    pair.put(7, rows_of(range(300, 400)), "k")  # only a has them
+    tails = [entries_of(a, pid) for pid in range(3)]
+    a.kill()
+    kept = pair.move(7, b, dead=[a])
+    assert said_of(pair.info()) == [([b.endpoint], [b.endpoint])] * 3
+    assert kept == {pid: len(entries_of(b, pid)) for pid in range(3)}
+    pair.put(7, rows_of(range(1000, 1200)), "k")
+    a.start()
+    pair.back(7, a)
+    pair.wait_copied(7)
+    assert said_of(pair.info()) == [([b.endpoint], sorted([a.endpoint, b.endpoint]))] * 3
+    assert [p["copies"] for p in a.stats(7)["partitions"]] == [1] * 3
+    pair.put(7, rows_of(range(1200, 1300)), "k")
+    pair.wait_copied(7)
+    for pid in range(3):
+        ours, theirs = entries_of(a, pid), entries_of(b, pid)
+        assert ours == theirs[-len(ours) :] and {e["term"] for e in ours} == {2}
+        assert [e["term"] for e in theirs] == sorted(e["term"] for e in theirs)
+        assert theirs[: kept[pid]] == tails[pid][: kept[pid]] and theirs[kept[pid]] != tails[pid][kept[pid]]
+        a.snapshot(7, pid)
+        b.snapshot(7, pid)
+        dumps = [dump(build, t.partition(7, pid), "--phase", "snapshot") for t in (a, b)]
+        assert [row["value_hex"] for row in dumps[0]] == [row["value_hex"] for row in dumps[1]] != []
+    # One partition alone, to the copy that was made anew; and both know who leads when they start again.
+    pair.move(7, a, pid=1)
+    b.restart()
+    a.restart()
+    assert [p.get("leader") for p in b.stats(7)["partitions"]] == [None, a.endpoint, None]
+    assert [p.get("leader") for p in a.stats(7)["partitions"]] == [b.endpoint, None, b.endpoint]
+    pair.put(7, rows_of(range(2000, 2100)), "k")
+    pair.wait_copied(7)
+    assert {e["term"] for e in entries_of(b, 1)} == {1, 2, 3}
+
+
+def test_a_log_that_was_purged_makes_a_copy_anew(pair):
+    a, b = pair.tablets
+    pair.put(7, rows_of(range(2000)), "k")
+    pair.wait_copied(7)
+    b.follow(7, paused=True)
+    pair.put(7, rows_of(range(2000, 6000)), "k")
+    a.snapshot(7)
+    a.purge(7)
+    b.follow(7)
+    pair.wait_copied(7)
+    assert [p["copies"] for p in b.stats(7)["partitions"]] == [1] * 3
+
+
+def test_a_clock_that_runs_fast(build, tmp_path):
+    then = int(time.time() * 1000) - 10**11
+    clock = f"{int(time.time() * 1000)}:{then}:600"
+    with Tablet(build, tmp_path / "root", clock=clock) as tablet:
+        make_table(tablet)
+        folder = tablet.partition(7)
+        tablet.put(7, rows_of(range(10)))
+        names = set()
+        for n in range(3):
+            tablet.roll(7)
+            time.sleep(0.11)  # more than a minute
+            tablet.snapshot(7)
+            name = manifest(folder)[1]
+            names.add(name)
+            ended = sorted((folder / "binlog").iterdir())[-2].stat().st_mtime
+            began = time.mktime(time.strptime(name, "%Y%m%d%H%M"))
+            made = (folder / "snapshot" / name / "CURRENT").stat().st_mtime
+            assert then / 1000 < ended < began <= made < then / 1000 + 3600
+        assert len(names) == 3

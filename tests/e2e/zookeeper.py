@@ -119,8 +119,9 @@ class ZooKeeper:
         except OSError:
             return ""
 
-    def _request(self, kind, path):
-        """The body of the answer to one read request, in a session of its own; None if the node isn't there."""
+    def _request(self, kind, path, more=b"\0"):
+        """The body of the answer to one request, in a session of its own; None if the node isn't there. `more` follows
+        the path: for reads, that no watch is wanted."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as s:
 
             def send(body):
@@ -141,7 +142,7 @@ class ZooKeeper:
             send(struct.pack(">iqiqi", 0, 0, 10000, 0, 16) + bytes(16))
             answer()
             name = path.encode()
-            send(struct.pack(">iii", 1, kind, len(name)) + name + b"\0")
+            send(struct.pack(">iii", 1, kind, len(name)) + name + more)
             body = answer()
             send(struct.pack(">ii", 2, -11))  # closes the session
             _, _, error = struct.unpack_from(">iqi", body)
@@ -170,6 +171,15 @@ class ZooKeeper:
             out.append(body[at + 4 : at + 4 + size].decode())
             at += 4 + size
         return sorted(out)
+
+    def create(self, path, data=b""):
+        """A persistent node that anyone may change; its parent must be there."""
+        world = struct.pack(">iii", 1, 31, 5) + b"world" + struct.pack(">i", 6) + b"anyone"
+        if self._request(1, path, struct.pack(">i", len(data)) + data + world + struct.pack(">i", 0)) is None:
+            raise RuntimeError(f"{path} has no parent")
+
+    def delete(self, path):
+        self._request(2, path, struct.pack(">i", -1))
 
     def _end(self, how):
         if self.process and self.process.poll() is None:

@@ -1,5 +1,6 @@
 #include "disk_table.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -20,12 +21,12 @@ enum {
     BLOCK_SIZE = 256 * 1024,
     /* OpenMLDB's default is 128 MiB; a test has many small tables. */
     WRITE_BUFFER = 16 * 1024 * 1024,
-    TERM = 1,
     BATCH_OPS = 4096,
     MAX_ROW = 512 * 1024 * 1024,
 };
 
 static const char meta_name[] = "table_meta.pb";
+static const char origin_name[] = "origin"; /* of a copy: the entry before its log */
 
 /* ---- RocksDB ---- */
 
@@ -232,12 +233,16 @@ static int apply_put(partition_t *p, const Openmldb__Api__LogEntry *e, const uin
     return rc;
 }
 
+static entry_id_t id_of(const Openmldb__Api__LogEntry *e, const void *payload, size_t len) {
+    return (entry_id_t){.index = e->log_index, .term = e->term, .crc = osync__crc32c(0, payload, len)};
+}
+
 /* The log first, then RocksDB; `ts` as for apply_put, NULL for a delete. */
 static int commit(partition_t *p, Openmldb__Api__LogEntry *e, const uint64_t *ts, osync__buf_t *scratch,
                   osync_error_t *err) {
     e->has_term = e->has_log_index = 1;
-    e->term = TERM;
-    e->log_index = p->last_index + 1;
+    e->term = p->term;
+    e->log_index = p->last.index + 1;
     size_t len = openmldb__api__log_entry__get_packed_size(e);
     scratch->len = 0;
     int rc = osync__buf_reserve(scratch, len);
@@ -245,7 +250,7 @@ static int commit(partition_t *p, Openmldb__Api__LogEntry *e, const uint64_t *ts
     openmldb__api__log_entry__pack(e, scratch->data);
     rc = log_writer_append(&p->log, e->log_index, scratch->data, len, err);
     if (rc) return rc;
-    p->last_index = e->log_index;
+    p->last = id_of(e, scratch->data, len);
     /* Large batches reach RocksDB in the middle of a put, so the log must be ahead of them. */
     if (!ts || rocksdb_writebatch_count(p->batch) + (int)e->n_dimensions >= BATCH_OPS)
         rc = log_writer_flush(&p->log, err);
@@ -301,14 +306,14 @@ static uint64_t on_entry(void *arg, const void *payload, size_t len) {
     bool is_delete = e->has_method_type && e->method_type == OPENMLDB__API__METHOD_TYPE__kDelete;
     int rc = is_delete ? apply_delete(r->p, e, r->err) : replay_put(r->p, e, r->err);
     uint64_t index = rc ? 0 : e->log_index;
-    if (index) r->p->last_index = index;
+    if (index) r->p->last = id_of(e, payload, len);
     openmldb__api__log_entry__free_unpacked(e, NULL);
     return index;
 }
 
 /* ---- opening ---- */
 
-static int write_meta(partition_t *p, osync_error_t *err) {
+static int write_meta(const partition_t *p, const char *dir, osync_error_t *err) {
     Openmldb__Api__TableMeta meta = *p->table->meta;
     char *path = NULL;
     meta.has_pid = 1;
@@ -316,7 +321,7 @@ static int write_meta(partition_t *p, osync_error_t *err) {
     size_t len = openmldb__api__table_meta__get_packed_size(&meta);
     uint8_t *bytes = malloc(len + 1);
     int rc = OSYNC_ENOMEM;
-    if (bytes && asprintf(&path, "%s/%s", p->dir, meta_name) >= 0) {
+    if (bytes && asprintf(&path, "%s/%s", dir, meta_name) >= 0) {
         openmldb__api__table_meta__pack(&meta, bytes);
         rc = osync__write_file(path, bytes, len, err);
     }
@@ -342,25 +347,62 @@ static int read_manifest(partition_t *p, osync_error_t *err) {
     return rc;
 }
 
-static int open_partition(partition_t *p, const char *root, uint64_t max_bytes, osync_error_t *err) {
+static int read_origin(partition_t *p, osync_error_t *err) {
+    osync__buf_t text = {0};
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", p->dir, origin_name);
+    int rc = osync__read_file(path, 4096, &text, err);
+    if (rc == 0) rc = osync__buf_append(&text, "", 1);
+    if (rc == 0 && sscanf((const char *)text.data, "%" SCNu64 " %" SCNu64 " %" SCNu32, &p->last.index, &p->last.term,
+                          &p->last.crc) != 3)
+        rc = osync__err(err, OSYNC_ECORRUPT, "%s doesn't parse", path);
+    osync__buf_free(&text);
+    return rc == OSYNC_ENOENT ? 0 : rc;
+}
+
+/* Everything below p->dir. */
+static int load_partition(partition_t *p, uint64_t max_bytes, osync_error_t *err) {
     static const char *const folders[] = {"data", "snapshot", "binlog"};
     char *path = NULL;
     int rc = 0;
-    if (asprintf(&p->dir, "%s/%d_%u", root, p->table->meta->tid, p->pid) < 0) return OSYNC_ENOMEM;
     for (size_t i = 0; rc == 0 && i < 3; i++) {
         free(path);
         if (asprintf(&path, "%s/%s", p->dir, folders[i]) < 0) return OSYNC_ENOMEM;
         rc = osync__mkdirs(path, err);
     }
     replay_t replay = {p, err};
+    if (rc == 0) rc = read_origin(p, err);
     if (rc == 0) rc = open_rocks(p, err);
     if (rc == 0) rc = log_writer_open(&p->log, path, max_bytes, on_entry, &replay, err);
+    if (rc == 0) rc = log_writer_set_clock(&p->log, &p->table->clock, err);
     if (rc == 0) rc = write_batch(p, err);
     if (rc == 0) rc = read_manifest(p, err);
-    if (rc == 0) rc = write_meta(p, err);
-    p->counter = p->last_index; /* as OpenMLDB does on load */
+    if (rc == 0) rc = write_meta(p, p->dir, err);
+    p->counter = p->last.index; /* as OpenMLDB does on load */
+    p->term = p->last.term ? p->last.term : 1;
     free(path);
     return rc;
+}
+
+static int open_partition(partition_t *p, const char *root, uint64_t max_bytes, osync_error_t *err) {
+    if (asprintf(&p->dir, "%s/%d_%u", root, p->table->meta->tid, p->pid) < 0) return OSYNC_ENOMEM;
+    return load_partition(p, max_bytes, err);
+}
+
+static void unload_partition(partition_t *p) {
+    for (size_t c = 0; p->db && c < p->table->n_cfs; c++) rocksdb_column_family_handle_destroy(p->cfs[c]);
+    if (p->db) {
+        rocksdb_column_family_handle_destroy(p->default_cf);
+        rocksdb_close(p->db);
+        rocksdb_writebatch_destroy(p->batch);
+    }
+    if (p->comparator) rocksdb_comparator_destroy(p->comparator);
+    log_writer_close(&p->log);
+    free(p->cfs);
+    p->db = NULL;
+    p->comparator = NULL;
+    p->cfs = NULL;
+    p->log = (log_writer_t){.fd = -1};
 }
 
 /* Indexes with the same key columns, in order, share one inner index. */
@@ -417,7 +459,7 @@ static int fill_columns(disk_table_t *t, osync_error_t *err) {
 }
 
 int disk_table_open(disk_table_t **out, const char *root, Openmldb__Api__TableMeta *meta, size_t partitions,
-                    uint64_t binlog_max_bytes, osync_error_t *err) {
+                    uint64_t binlog_max_bytes, const tablet_clock_t *clock, osync_error_t *err) {
     disk_table_t *t = calloc(1, sizeof *t);
     int rc = OSYNC_ENOMEM;
     if (!t) {
@@ -425,6 +467,7 @@ int disk_table_open(disk_table_t **out, const char *root, Openmldb__Api__TableMe
         return rc;
     }
     t->meta = meta;
+    t->clock = *clock;
     if (!meta->n_column_key || !partitions) {
         rc = osync__err(err, OSYNC_EINVAL, "table %d: no column_key or no partitions", meta->tid);
         goto done;
@@ -453,17 +496,9 @@ done:
 void disk_table_close(disk_table_t *t) {
     if (!t) return;
     for (size_t i = 0; i < t->n_partitions; i++) {
-        partition_t *p = &t->partitions[i];
-        for (size_t c = 0; p->db && c < t->n_cfs; c++) rocksdb_column_family_handle_destroy(p->cfs[c]);
-        if (p->db) {
-            rocksdb_column_family_handle_destroy(p->default_cf);
-            rocksdb_close(p->db);
-            rocksdb_writebatch_destroy(p->batch);
-        }
-        if (p->comparator) rocksdb_comparator_destroy(p->comparator);
-        log_writer_close(&p->log);
-        free(p->cfs);
-        free(p->dir);
+        unload_partition(&t->partitions[i]);
+        free(t->partitions[i].leader);
+        free(t->partitions[i].dir);
     }
     for (size_t i = 0; t->indexes && i < t->n_indexes; i++) free(t->indexes[i].columns);
     osync_table_free(t->schema);
@@ -532,7 +567,14 @@ static int compress_row(put_room_t *room) {
     return 0;
 }
 
-int disk_table_put(disk_table_t *t, const cell_t *cells, size_t n, int version, uint64_t put_time, osync_error_t *err) {
+static int led_here(const partition_t *p, osync_error_t *err) {
+    if (!p->leader) return 0;
+    return osync__err(err, OSYNC_ECONFLICT, "partition %u of table %d is led by %s", p->pid, p->table->meta->tid,
+                      p->leader);
+}
+
+int disk_table_put(disk_table_t *t, const cell_t *cells, size_t n, int version, uint64_t put_time, uint32_t *pid,
+                   uint64_t *index, osync_error_t *err) {
     put_room_t room = {0};
     room.keys = calloc(t->n_indexes, sizeof *room.keys);
     room.ts = calloc(t->n_indexes, sizeof *room.ts);
@@ -543,10 +585,14 @@ int disk_table_put(disk_table_t *t, const cell_t *cells, size_t n, int version, 
     bool snappy = t->meta->compress_type == OPENMLDB__TYPE__COMPRESS_TYPE__kSnappy;
     if (rc == 0 && snappy) rc = compress_row(&room);
     for (size_t i = 0; rc == 0 && i < t->n_indexes; i++) rc = fill_dimension(t, i, cells, n, put_time, &room, err);
-    for (size_t pid = 0; rc == 0 && pid < t->n_partitions; pid++) {
+    uint32_t partitions = (uint32_t)t->n_partitions, base = 0;
+    if (rc == 0) base = key_partition(room.keys[0].data, room.keys[0].len, partitions);
+    for (size_t i = 0; rc == 0 && i < t->n_indexes; i++)
+        rc = led_here(&t->partitions[key_partition(room.keys[i].data, room.keys[i].len, partitions)], err);
+    for (uint32_t p = 0; rc == 0 && p < partitions; p++) {
         Openmldb__Api__LogEntry e = OPENMLDB__API__LOG_ENTRY__INIT;
         for (size_t i = 0; i < t->n_indexes; i++)
-            if (key_partition(room.keys[i].data, room.keys[i].len, (uint32_t)t->n_partitions) == pid)
+            if (key_partition(room.keys[i].data, room.keys[i].len, partitions) == p)
                 room.chosen[e.n_dimensions++] = &room.dims[i];
         if (e.n_dimensions == 0) continue;
         const osync__buf_t *value = snappy ? &room.packed : &room.row;
@@ -554,7 +600,9 @@ int disk_table_put(disk_table_t *t, const cell_t *cells, size_t n, int version, 
         e.has_pk = e.has_value = e.has_ts = 1;
         e.value = (ProtobufCBinaryData){value->len, value->data};
         e.ts = put_time;
-        rc = commit(&t->partitions[pid], &e, room.ts, &room.entry, err);
+        rc = commit(&t->partitions[p], &e, room.ts, &room.entry, err);
+        if (p == base && pid) *pid = p;
+        if (p == base && index) *index = e.log_index;
     }
     for (size_t i = 0; room.keys && i < t->n_indexes; i++) osync__buf_free(&room.keys[i]);
     osync__buf_free(&room.row);
@@ -576,12 +624,12 @@ int disk_table_flush(disk_table_t *t, osync_error_t *err) {
     return rc;
 }
 
-int disk_table_delete(disk_table_t *t, uint32_t index, const char *key, const uint64_t *start_ts,
+int disk_table_delete(disk_table_t *t, uint32_t index, const char *key, const uint32_t *pid, const uint64_t *start_ts,
                       const uint64_t *end_ts, const char *ts_name, osync_error_t *err) {
     osync__buf_t scratch = {0};
     Openmldb__Api__Dimension dim = OPENMLDB__API__DIMENSION__INIT, *dims[1] = {&dim};
     Openmldb__Api__LogEntry e = OPENMLDB__API__LOG_ENTRY__INIT;
-    uint32_t only = UINT32_MAX;
+    uint32_t only = pid ? *pid : UINT32_MAX;
     int rc = 0;
     if (index >= t->n_indexes) return osync__err(err, OSYNC_EINVAL, "there is no index %u", index);
     e.has_method_type = 1;
@@ -608,7 +656,9 @@ int disk_table_delete(disk_table_t *t, uint32_t index, const char *key, const ui
         e.n_dimensions = 1;
     }
     for (size_t i = 0; rc == 0 && i < t->n_partitions; i++)
-        if (!key || only == i) rc = commit(&t->partitions[i], &e, NULL, &scratch, err);
+        if (only == UINT32_MAX || only == i) rc = led_here(&t->partitions[i], err);
+    for (size_t i = 0; rc == 0 && i < t->n_partitions; i++)
+        if (only == UINT32_MAX || only == i) rc = commit(&t->partitions[i], &e, NULL, &scratch, err);
     if (rc == 0) rc = disk_table_flush(t, err);
     osync__buf_free(&scratch);
     osync__buf_free(&name);
@@ -653,30 +703,33 @@ int disk_table_add_column(disk_table_t *t, const Openmldb__Common__ColumnDesc *c
     if (meta->n_schema_versions == 0) rc = add_version(meta, 1, (int)meta->n_column_desc);
     if (rc == 0) rc = add_version(meta, version, fields);
     if (rc == 0) rc = fill_columns(t, err);
-    for (size_t i = 0; rc == 0 && i < t->n_partitions; i++) rc = write_meta(&t->partitions[i], err);
+    for (size_t i = 0; rc == 0 && i < t->n_partitions; i++)
+        rc = write_meta(&t->partitions[i], t->partitions[i].dir, err);
     return rc;
 }
 
 /* ---- snapshots ---- */
 
-static int write_manifest(const char *folder, uint64_t offset, const char *name, uint64_t count, osync_error_t *err) {
+static int write_manifest(const partition_t *p, const char *folder, uint64_t offset, const char *name, uint64_t count,
+                          osync_error_t *err) {
     char tmp[4096], path[4096], text[512];
     snprintf(tmp, sizeof tmp, "%s/MANIFEST.tmp", folder);
     snprintf(path, sizeof path, "%s/MANIFEST", folder);
-    int len = snprintf(text, sizeof text, "offset: %" PRIu64 "\nname: \"%s\"\ncount: %" PRIu64 "\nterm: %d\n", offset,
-                       name, count, TERM);
+    int len = snprintf(text, sizeof text, "offset: %" PRIu64 "\nname: \"%s\"\ncount: %" PRIu64 "\nterm: %" PRIu64 "\n",
+                       offset, name, count, p->term);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     int rc = fd >= 0 && write(fd, text, (size_t)len) == len && fsync(fd) == 0 ? 0 : -1;
     if (fd >= 0) close(fd);
+    if (rc == 0) rc = tablet_clock_stamp(&p->table->clock, tmp, err);
     if (rc || rename(tmp, path)) return osync__err_errno(err, errno, "can't write %s", path);
     return 0;
 }
 
-static int old_name(const char *folder, char *out, size_t size, osync_error_t *err) {
+int partition_snapshot_name(const partition_t *p, char *out, size_t size, osync_error_t *err) {
     char path[4096];
     osync__buf_t text = {0};
     osync__manifest_t manifest;
-    snprintf(path, sizeof path, "%s/MANIFEST", folder);
+    snprintf(path, sizeof path, "%s/snapshot/MANIFEST", p->dir);
     out[0] = '\0';
     int rc = osync__read_file(path, 1 << 20, &text, err);
     if (rc == OSYNC_ENOENT) return 0;
@@ -687,8 +740,8 @@ static int old_name(const char *folder, char *out, size_t size, osync_error_t *e
 }
 
 int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err) {
-    char folder[3000], name[64], before[256], final[4096], tmp[4096], bak[4096], old[4096], *text = NULL;
-    time_t now = time(NULL);
+    char folder[3000], name[64], before[256], final[4096], tmp[3900], bak[4096], old[4096], *text = NULL;
+    time_t now = (time_t)(tablet_clock_ms(&p->table->clock) / 1000);
     struct tm local;
     uint64_t count = 0;
     localtime_r(&now, &local);
@@ -698,7 +751,7 @@ int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err) 
     snprintf(tmp, sizeof tmp, "%s/%s.tmp", folder, name);
     snprintf(bak, sizeof bak, "%s/%s.bak", folder, name);
     int rc = disk_table_flush(p->table, err);
-    if (rc == 0) rc = old_name(folder, before, sizeof before, err);
+    if (rc == 0) rc = partition_snapshot_name(p, before, sizeof before, err);
     if (rc == 0) rc = osync__rmtree(tmp, err);
     if (rc) return rc;
     rocksdb_property_int_cf(p->db, p->cfs[0], "rocksdb.estimate-num-keys", &count);
@@ -708,14 +761,136 @@ int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err) 
     if (!text) rocksdb_checkpoint_create(checkpoint, tmp, 0, &text);
     if (checkpoint) rocksdb_checkpoint_object_destroy(checkpoint);
     if (text) return rocks_err(err, text, p->dir);
+    snprintf(old, sizeof old, "%s/CURRENT", tmp);
+    rc = tablet_clock_stamp(&p->table->clock, old, err);
+    if (rc) return rc;
     if (rename(final, bak) && errno != ENOENT) return osync__err_errno(err, errno, "can't rename %s", final);
     if (rename(tmp, final)) return osync__err_errno(err, errno, "can't rename %s", tmp);
-    rc = write_manifest(folder, offset, name, count, err);
+    rc = write_manifest(p, folder, offset, name, count, err);
     if (rc == 0) rc = osync__rmtree(bak, err);
     if (rc == 0 && before[0] && strcmp(before, name) != 0) {
         snprintf(old, sizeof old, "%s/%s", folder, before);
         rc = osync__rmtree(old, err);
     }
     p->snapshot_offset = offset;
+    return rc;
+}
+
+/* ---- copies ---- */
+
+typedef struct giving {
+    partition_t *p;
+    uint64_t from, until;
+    entry_id_t last; /* seen */
+    int (*take)(void *arg, const void *payload, size_t len);
+    void *arg;
+    int rc;
+} giving_t;
+
+static uint64_t give(void *arg, const void *payload, size_t len) {
+    giving_t *g = arg;
+    Openmldb__Api__LogEntry *e = openmldb__api__log_entry__unpack(NULL, len, payload);
+    if (!e) return 0;
+    uint64_t index = e->log_index;
+    if (index <= g->until) g->last = id_of(e, payload, len);
+    openmldb__api__log_entry__free_unpacked(e, NULL);
+    if (index >= g->from && index <= g->until && g->take && g->rc == 0) g->rc = g->take(g->arg, payload, len);
+    return index;
+}
+
+static bool same_entry(const entry_id_t *a, const entry_id_t *b) {
+    return a->index == b->index && a->term == b->term && a->crc == b->crc;
+}
+
+int partition_entries(partition_t *p, const entry_id_t *last, uint64_t until, size_t most, bool *match,
+                      int (*take)(void *arg, const void *payload, size_t len), void *arg, osync_error_t *err) {
+    giving_t g = {.p = p, .from = last->index, .until = last->index};
+    *match = last->index == 0 || same_entry(last, &p->last) || same_entry(last, &p->served_last);
+    if (last->index > p->last.index) return 0;
+    if (!*match) {
+        log_cursor_t cursor = {0};
+        int rc = log_writer_read(&p->log, &cursor, last->index, 1, give, &g, err);
+        if (rc) return rc == OSYNC_EGAP ? 0 : rc;
+        *match = same_entry(last, &g.last);
+        if (!*match) return 0;
+    }
+    if (until > p->last.index) until = p->last.index;
+    if (last->index >= until) return 0;
+    g = (giving_t){.p = p, .from = last->index + 1, .until = until, .take = take, .arg = arg};
+    int rc = log_writer_read(&p->log, &p->served, last->index + 1, most, give, &g, err);
+    if (rc == OSYNC_EGAP) *match = false;
+    if (rc) return rc == OSYNC_EGAP ? 0 : rc;
+    if (g.last.index >= g.from) p->served_last = g.last;
+    if (p->served.next != p->served_last.index + 1) p->served = (log_cursor_t){0};
+    return g.rc;
+}
+
+int partition_append(partition_t *p, const void *payload, size_t len, osync_error_t *err) {
+    replay_t replay = {p, err};
+    Openmldb__Api__LogEntry *e = openmldb__api__log_entry__unpack(NULL, len, payload);
+    if (!e) return osync__err(err, OSYNC_ECORRUPT, "an entry that doesn't parse");
+    uint64_t index = e->log_index;
+    if (e->term > p->term) p->term = e->term;
+    openmldb__api__log_entry__free_unpacked(e, NULL);
+    if (index != p->last.index + 1)
+        return osync__err(err, OSYNC_EGAP, "entry %" PRIu64 " doesn't follow %" PRIu64, index, p->last.index);
+    int rc = log_writer_append(&p->log, index, payload, len, err);
+    if (rc == 0) rc = log_writer_flush(&p->log, err);
+    if (rc) return rc;
+    return on_entry(&replay, payload, len) ? 0
+                                           : osync__err(err, OSYNC_ECORRUPT, "entry %" PRIu64 " isn't usable", index);
+}
+
+static int copy_folder(const char *from, const char *to, osync_error_t *err) {
+    char source[4096], target[4096];
+    osync__buf_t bytes = {0};
+    int rc = osync__mkdirs(to, err);
+    DIR *dir = rc ? NULL : opendir(from);
+    if (rc == 0 && !dir) rc = osync__err_errno(err, errno, "can't open %s", from);
+    for (struct dirent *e; rc == 0 && (e = readdir(dir));) {
+        if (e->d_name[0] == '.') continue;
+        snprintf(source, sizeof source, "%s/%s", from, e->d_name);
+        snprintf(target, sizeof target, "%s/%s", to, e->d_name);
+        osync__buf_free(&bytes);
+        rc = osync__read_file(source, SIZE_MAX, &bytes, err);
+        FILE *f = rc ? NULL : fopen(target, "wbe");
+        if (rc == 0 && (!f || fwrite(bytes.data, 1, bytes.len, f) != bytes.len))
+            rc = osync__err_errno(err, errno, "can't write %s", target);
+        if (f && fclose(f) && rc == 0) rc = osync__err_errno(err, errno, "can't write %s", target);
+    }
+    if (dir) closedir(dir);
+    osync__buf_free(&bytes);
+    return rc;
+}
+
+int partition_replace(partition_t *p, const char *from, const char *name, const entry_id_t *last, osync_error_t *err) {
+    char copy[3900], folder[4096], text[128];
+    uint64_t max_bytes = p->log.max_bytes;
+    /* First all that is to come, beside what is there: the leader may throw its snapshot away meanwhile. */
+    snprintf(copy, sizeof copy, "%s.copy", p->dir);
+    int rc = osync__rmtree(copy, err);
+    snprintf(folder, sizeof folder, "%s/data", copy);
+    if (rc == 0) rc = copy_folder(from, folder, err);
+    snprintf(folder, sizeof folder, "%s/snapshot/%s", copy, name);
+    if (rc == 0) rc = copy_folder(from, folder, err);
+    snprintf(folder, sizeof folder, "%s/snapshot/%s/CURRENT", copy, name);
+    if (rc == 0) rc = tablet_clock_stamp(&p->table->clock, folder, err);
+    snprintf(folder, sizeof folder, "%s/snapshot", copy);
+    if (rc == 0) rc = write_manifest(p, folder, last->index, name, 0, err);
+    snprintf(folder, sizeof folder, "%s/%s", copy, origin_name);
+    int len = snprintf(text, sizeof text, "%" PRIu64 " %" PRIu64 " %" PRIu32, last->index, last->term, last->crc);
+    if (rc == 0) rc = osync__write_file(folder, text, (size_t)len, err);
+    if (rc == 0) rc = write_meta(p, copy, err);
+    if (rc) return rc;
+    uint64_t term = p->term;
+    unload_partition(p);
+    p->last = p->served_last = (entry_id_t){0};
+    p->served = (log_cursor_t){0};
+    p->puts = p->base_puts = 0;
+    if (renameat2(AT_FDCWD, copy, AT_FDCWD, p->dir, RENAME_EXCHANGE))
+        rc = osync__err_errno(err, errno, "can't exchange %s and %s", copy, p->dir);
+    if (rc == 0) rc = load_partition(p, max_bytes, err);
+    if (rc == 0) rc = osync__rmtree(copy, err);
+    if (term > p->term) p->term = term;
     return rc;
 }

@@ -1,5 +1,7 @@
 /* One disk table of the test TabletServer: for each partition a RocksDB, a binlog and snapshots, in OpenMLDB's layout.
  *
+ * A partition is led here, and takes puts, or is a copy that gets its leader's entries.
+ *
  * An entry goes to the binlog first and then to RocksDB, which runs without a write-ahead log; at start the whole
  * retained log is applied again. So a killed server never has a row in RocksDB that isn't in the log. OpenMLDB writes
  * the other way round; nobody can tell, since nothing else runs in between. */
@@ -24,6 +26,12 @@ typedef struct disk_index {
 
 typedef struct disk_table disk_table_t;
 
+/* One entry of the log, so that another copy of it can be told from it. */
+typedef struct entry_id {
+    uint64_t index, term;
+    uint32_t crc; /* crc32c of the payload */
+} entry_id_t;
+
 typedef struct partition {
     disk_table_t *table;
     uint32_t pid;
@@ -34,8 +42,15 @@ typedef struct partition {
     rocksdb_writebatch_t *batch; /* what the log has and RocksDB doesn't yet */
     rocksdb_comparator_t *comparator;
     log_writer_t log;
-    uint64_t last_index; /* of the log */
-    uint64_t counter;    /* OpenMLDB's operation counter, which becomes MANIFEST's offset */
+    entry_id_t last;     /* of the log */
+    uint64_t term;       /* of the entries that are put here */
+    char *leader;        /* endpoint of the TabletServer that leads it; NULL: this one */
+    bool paused, asking; /* of a copy: takes nothing; waits for an answer of its leader */
+    uint64_t hold_back;  /* of a copy: stays this many entries behind */
+    uint64_t copies;     /* how often it was made anew from its leader's snapshot */
+    log_cursor_t served; /* how far a follower has been given entries, the last of which is served_last */
+    entry_id_t served_last;
+    uint64_t counter; /* OpenMLDB's operation counter, which becomes MANIFEST's offset */
     uint64_t snapshot_offset;
     uint64_t puts, base_puts;
 } partition_t;
@@ -55,26 +70,43 @@ struct disk_table {
     uint64_t next_id;
     bool generating;
     uint64_t generated;
+    tablet_clock_t clock;
 };
 
 /* Makes a table's folders below `root`, or opens what is there. `meta` is kept and freed. */
 int disk_table_open(disk_table_t **out, const char *root, Openmldb__Api__TableMeta *meta, size_t partitions,
-                    uint64_t binlog_max_bytes, osync_error_t *err);
+                    uint64_t binlog_max_bytes, const tablet_clock_t *clock, osync_error_t *err);
 void disk_table_close(disk_table_t *table);
 
-/* Puts one row; the version's columns are the first n. Reaches the files with disk_table_flush. */
-int disk_table_put(disk_table_t *table, const cell_t *cells, size_t n, int version, uint64_t put_time,
-                   osync_error_t *err);
+/* Puts one row; the version's columns are the first n. Reaches the files with disk_table_flush. *pid, *index (may be
+ * NULL): which entry it is of the partition that its key of index 0 belongs to. OSYNC_ECONFLICT: another TabletServer
+ * leads a partition that the row belongs to, and nothing has happened. */
+int disk_table_put(disk_table_t *table, const cell_t *cells, size_t n, int version, uint64_t put_time, uint32_t *pid,
+                   uint64_t *index, osync_error_t *err);
 int disk_table_flush(disk_table_t *table, osync_error_t *err);
-/* key NULL: every key of the indexes on ts_name (NULL: those without a ts column). start_ts, end_ts NULL: not bounded.
- */
-int disk_table_delete(disk_table_t *table, uint32_t index, const char *key, const uint64_t *start_ts,
-                      const uint64_t *end_ts, const char *ts_name, osync_error_t *err);
+/* key NULL: every key of the indexes on ts_name (NULL: those without a ts column), of partition *pid (NULL: of all).
+ * start_ts, end_ts NULL: not bounded. OSYNC_ECONFLICT: as for disk_table_put. */
+int disk_table_delete(disk_table_t *table, uint32_t index, const char *key, const uint32_t *pid,
+                      const uint64_t *start_ts, const uint64_t *end_ts, const char *ts_name, osync_error_t *err);
 int disk_table_add_column(disk_table_t *table, const Openmldb__Common__ColumnDesc *column, osync_error_t *err);
 /* The newest schema version, and how many columns a version has (0: there is none). */
 int disk_table_version(const disk_table_t *table);
 size_t disk_table_version_columns(const disk_table_t *table, int version);
 
 int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err);
+/* The snapshot's folder; "" if there is none. */
+int partition_snapshot_name(const partition_t *p, char *out, size_t size, osync_error_t *err);
+
+/* ---- copies ---- */
+
+/* For a follower whose last entry is `last`: gives the payloads behind it, up to entry `until`, about `most` bytes of
+ * them. *match false: this log has no such entry (any more), so that the copy has to be made anew. */
+int partition_entries(partition_t *p, const entry_id_t *last, uint64_t until, size_t most, bool *match,
+                      int (*take)(void *arg, const void *payload, size_t len), void *arg, osync_error_t *err);
+/* Appends a leader's next entry to the log, then applies it. */
+int partition_append(partition_t *p, const void *payload, size_t len, osync_error_t *err);
+/* Throws everything away and begins with the leader's snapshot `name` in its folder `from`, which was made when its
+ * last entry was `last`. */
+int partition_replace(partition_t *p, const char *from, const char *name, const entry_id_t *last, osync_error_t *err);
 
 #endif

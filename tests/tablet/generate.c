@@ -120,7 +120,7 @@ int generator_run(generator_t *g, uint64_t most, osync_error_t *err) {
     for (; rc == 0 && most > 0 && g->left > 0; most--, g->left--, g->next_id++) {
         bool payload_done = false;
         for (size_t i = 0; i < g->n; i++) fill_cell(g, i, g->next_id, &payload_done);
-        rc = disk_table_put(g->table, g->cells, g->n, g->version, now, err);
+        rc = disk_table_put(g->table, g->cells, g->n, g->version, now, NULL, NULL, err);
     }
     int flushed = disk_table_flush(g->table, rc ? NULL : err);
     if (g->table->next_id < g->next_id) g->table->next_id = g->next_id;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -13,6 +14,18 @@
 
 enum { BLOCK = 4096, HEADER = 7, FULL = 1, FIRST = 2, MIDDLE = 3, LAST = 4, END_OF_FILE = 5 };
 #define MAX_FILE ((size_t)8 << 30)
+
+uint64_t tablet_clock_ms(const tablet_clock_t *clock) {
+    uint64_t now = osync__wall_ms();
+    return clock->speed ? clock->virtual + (now - clock->real) * clock->speed : now;
+}
+
+int tablet_clock_stamp(const tablet_clock_t *clock, const char *path, osync_error_t *err) {
+    uint64_t ms = clock ? tablet_clock_ms(clock) : 0;
+    struct timespec now = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    if (!clock || !clock->speed || utimensat(AT_FDCWD, path, (struct timespec[]){now, now}, 0) == 0) return 0;
+    return osync__err_errno(err, errno, "can't set the time of %s", path);
+}
 
 static int path_of(const log_writer_t *w, uint32_t number, char *out, size_t size, osync_error_t *err) {
     int n = snprintf(out, size, "%s/%08u.log", w->dir, number);
@@ -94,6 +107,9 @@ int log_writer_roll(log_writer_t *w, osync_error_t *err) {
         if (rc) return rc;
         close(w->fd);
         w->fd = -1;
+        rc = path_of(w, w->files[w->n_files - 1].number, path, sizeof path, err);
+        if (rc == 0) rc = tablet_clock_stamp(w->clock, path, err);
+        if (rc) return rc;
     }
     uint32_t number = w->n_files ? w->files[w->n_files - 1].number + 1 : 0;
     rc = path_of(w, number, path, sizeof path, err);
@@ -133,17 +149,24 @@ int log_writer_purge(log_writer_t *w, uint64_t offset, osync_error_t *err) {
     return 0;
 }
 
-/* Gives each complete entry of a file's bytes to `entry`. *end: behind the last of them; *closed: an EOF record
- * follows. */
-static int read_entries(const uint8_t *data, size_t len, uint64_t (*entry)(void *, const void *, size_t), void *arg,
-                        log_file_t *file, size_t *end, bool *closed, osync_error_t *err) {
+/* Who gets entries, and which: until `most` bytes from entry `from` on were given. */
+typedef struct taker {
+    uint64_t (*entry)(void *arg, const void *payload, size_t len);
+    void *arg;
+    uint64_t from, last; /* last: given */
+    size_t most, given;
+} taker_t;
+
+/* Gives each complete entry of a file's bytes, which begin with a block and are looked at from *end on. *end: behind
+ * the last of them; *closed: an EOF record follows. */
+static int read_entries(const uint8_t *data, size_t len, taker_t *taker, log_file_t *file, size_t *end, bool *closed,
+                        osync_error_t *err) {
     osync__buf_t whole = {0};
     bool inside = false;
-    size_t at = 0;
+    size_t at = *end;
     int rc = 0;
-    *end = 0;
     *closed = false;
-    while (rc == 0) {
+    while (rc == 0 && taker->given < taker->most) {
         size_t left = BLOCK - at % BLOCK;
         if (left < HEADER) at += left;
         if (at + HEADER > len) break;
@@ -163,11 +186,13 @@ static int read_entries(const uint8_t *data, size_t len, uint64_t (*entry)(void 
         inside = type == FIRST || type == MIDDLE;
         rc = osync__buf_append(&whole, payload, size);
         if (rc == 0 && !inside) {
-            uint64_t index = entry(arg, whole.data, whole.len);
+            uint64_t index = taker->entry(taker->arg, whole.data, whole.len);
             if (index == 0)
                 rc = osync__err(err, OSYNC_ECORRUPT, "binlog file %u: a bad entry before byte %zu", file->number, at);
             if (!file->first) file->first = index;
             *end = at;
+            taker->last = index;
+            if (index >= taker->from) taker->given += whole.len;
         }
     }
     osync__buf_free(&whole);
@@ -196,6 +221,7 @@ static int list_files(log_writer_t *w, osync_error_t *err) {
 int log_writer_open(log_writer_t *w, const char *dir, uint64_t max_bytes,
                     uint64_t (*entry)(void *arg, const void *payload, size_t len), void *arg, osync_error_t *err) {
     osync__buf_t bytes = {0}, tail = {0};
+    taker_t taker = {.entry = entry, .arg = arg, .most = SIZE_MAX};
     char path[4096];
     *w = (log_writer_t){.fd = -1, .max_bytes = max_bytes, .dir = strdup(dir)};
     if (!w->dir) return osync__err(err, OSYNC_ENOMEM, "out of memory");
@@ -206,7 +232,7 @@ int log_writer_open(log_writer_t *w, const char *dir, uint64_t max_bytes,
         osync__buf_free(&bytes);
         rc = path_of(w, w->files[i].number, path, sizeof path, err);
         if (rc == 0) rc = osync__read_file(path, MAX_FILE, &bytes, err);
-        if (rc == 0) rc = read_entries(bytes.data, bytes.len, entry, arg, &w->files[i], &end, &closed, err);
+        if (rc == 0) rc = read_entries(bytes.data, bytes.len, &taker, &w->files[i], &end, &closed, err);
         if (rc || closed || i + 1 < w->n_files) continue;
         rc = add_physical(&tail, end, END_OF_FILE, NULL, 0);
         int fd = rc ? -1 : open(path, O_WRONLY | O_CLOEXEC);
@@ -216,6 +242,70 @@ int log_writer_open(log_writer_t *w, const char *dir, uint64_t max_bytes,
     }
     osync__buf_free(&bytes);
     osync__buf_free(&tail);
+    return rc;
+}
+
+int log_writer_set_clock(log_writer_t *w, const tablet_clock_t *clock, osync_error_t *err) {
+    char path[4096];
+    w->clock = clock;
+    if (w->n_files == 0) return 0;
+    int rc = path_of(w, w->files[w->n_files - 1].number, path, sizeof path, err);
+    return rc ? rc : tablet_clock_stamp(clock, path, err);
+}
+
+/* The bytes of a file from the block on that holds `at`. */
+static int read_tail(const log_writer_t *w, uint32_t number, size_t at, osync__buf_t *out, osync_error_t *err) {
+    char path[4096];
+    struct stat st;
+    ssize_t n = 0;
+    out->len = 0;
+    int rc = path_of(w, number, path, sizeof path, err);
+    if (rc) return rc;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        rc = osync__err_errno(err, errno, "can't open %s", path);
+        goto done;
+    }
+    at -= at % BLOCK;
+    size_t size = (size_t)st.st_size > at ? (size_t)st.st_size - at : 0;
+    rc = osync__buf_reserve(out, size + 1);
+    while (rc == 0 && out->len < size && (n = pread(fd, out->data + out->len, size - out->len, (off_t)(at + out->len))))
+        if (n > 0)
+            out->len += (size_t)n;
+        else if (errno != EINTR)
+            rc = osync__err_errno(err, errno, "can't read %s", path);
+done:
+    if (fd >= 0) close(fd);
+    return rc;
+}
+
+int log_writer_read(log_writer_t *w, log_cursor_t *cursor, uint64_t from, size_t most,
+                    uint64_t (*entry)(void *arg, const void *payload, size_t len), void *arg, osync_error_t *err) {
+    osync__buf_t bytes = {0};
+    taker_t taker = {.entry = entry, .arg = arg, .from = from, .most = most};
+    size_t i = w->n_files;
+    int rc = 0;
+    if (cursor->next == from)
+        for (i = 0; i < w->n_files && w->files[i].number != cursor->number;) i++;
+    if (i == w->n_files) {
+        *cursor = (log_cursor_t){.next = from};
+        for (size_t f = 0; f < w->n_files; f++)
+            if (w->files[f].first && w->files[f].first <= from) i = f;
+    }
+    if (i == w->n_files) return osync__err(err, OSYNC_EGAP, "the log has no entry %llu", (unsigned long long)from);
+    for (; rc == 0 && !taker.given && i < w->n_files; i++) {
+        size_t block, end;
+        bool closed = false;
+        if (w->files[i].number != cursor->number) cursor->at = 0;
+        cursor->number = w->files[i].number;
+        block = cursor->at - cursor->at % BLOCK;
+        end = cursor->at - block;
+        rc = read_tail(w, cursor->number, cursor->at, &bytes, err);
+        if (rc == 0) rc = read_entries(bytes.data, bytes.len, &taker, &w->files[i], &end, &closed, err);
+        cursor->at = block + end;
+    }
+    if (taker.last >= from) cursor->next = taker.last + 1;
+    osync__buf_free(&bytes);
     return rc;
 }
 

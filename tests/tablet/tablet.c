@@ -1,9 +1,11 @@
 /* osync-test-tablet: a small real TabletServer for tests and examples. It keeps disk tables in OpenMLDB's layout,
  * answers the two calls a collector makes, stands in ZooKeeper, and is driven by the service of tablet_control.proto on
- * the same port. It leads every partition of its tables; it has no followers, no garbage collection of expired rows and
- * no queries. Everything runs on one loop. */
+ * the same port. It leads its partitions, or copies those that another one leads (copy.h); who does which it is told by
+ * the test, which is the nameserver, and reads in ZooKeeper when it starts again. It has no garbage collection of
+ * expired rows and no queries. Everything runs on one loop. */
 #include <dirent.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,24 +14,35 @@
 
 #include "base/error.h"
 #include "base/sys.h"
+#include "copy.h"
 #include "disk_table.h"
 #include "generate.h"
-#include "nameserver.pb-c.h"
 #include "net/rpc.h"
+#include "table_info.h"
 #include "tablet_control.pb-c.h"
 #include "zk/zk.h"
 
-enum { TABLE_NOT_EXIST = 100, SLICE_ROWS = 5000, RATE_TICK_MS = 10, MAX_BODY = 512 << 20, ZK_SESSION_MS = 4000 };
+enum {
+    TABLE_NOT_EXIST = 100,
+    SLICE_ROWS = 5000,
+    RATE_TICK_MS = 10,
+    COPY_TICK_MS = 10,
+    MAX_BODY = 512 << 20,
+    ZK_SESSION_MS = 4000
+};
 
 typedef struct tablet tablet_t;
 
-/* One table on its way to ZooKeeper; `call` is answered when it is there. */
+/* One table's TableInfo on its way to ZooKeeper: it is read, changed and written. `call` is answered when it is there.
+ */
 typedef struct publish {
     tablet_t *tablet;
+    disk_table_t *table;
     osync__rpc_call_t *call;
+    bool start; /* what is there says who leads, and isn't written again */
+    info_change_t change;
     char path[512];
-    uint8_t *info;
-    size_t len;
+    osync__buf_t info;
     struct publish *next;
 } publish_t;
 
@@ -44,12 +57,14 @@ typedef struct generate_job {
 struct tablet {
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
-    uv_timer_t timer;
+    uv_timer_t timer, copy_timer;
     osync__rpc_server_t *server;
+    osync__rpc_client_t *client;
     osync__zk_t *zk;
     char *host, *root, *zk_cluster, *zk_root, *zk_cert;
     int port;
     uint64_t binlog_max_bytes;
+    tablet_clock_t clock;
     char endpoint[300];
     disk_table_t **tables;
     size_t n_tables;
@@ -64,13 +79,46 @@ static disk_table_t *find_table(tablet_t *t, uint32_t tid) {
     return NULL;
 }
 
+static void reply_with(osync__rpc_call_t *call, int rc, const osync_error_t *err, Osync__Test__Reply *r) {
+    osync_error_t copy = *err;
+    r->has_code = 1;
+    r->code = rc ? -1 : 0;
+    if (rc && !copy.message[0]) osync__err(&copy, rc, "%s", osync_strerror(rc));
+    if (rc) r->msg = copy.message;
+    osync__rpc_reply(call, &r->base);
+}
+
 static void reply(osync__rpc_call_t *call, int rc, const osync_error_t *err) {
     Osync__Test__Reply r = OSYNC__TEST__REPLY__INIT;
-    osync_error_t copy = *err;
-    r.has_code = 1;
-    r.code = rc ? -1 : 0;
-    if (rc) r.msg = copy.message[0] ? copy.message : NULL;
-    osync__rpc_reply(call, &r.base);
+    reply_with(call, rc, err, &r);
+}
+
+/* Answers with places of entries; n of them are known. */
+static void reply_placed(osync__rpc_call_t *call, int rc, const osync_error_t *err, Osync__Test__EntryPlace *places,
+                         size_t n) {
+    Osync__Test__Reply r = OSYNC__TEST__REPLY__INIT;
+    r.placed = calloc(n + 1, sizeof(void *));
+    for (size_t i = 0; r.placed && i < n; i++) r.placed[r.n_placed++] = &places[i];
+    reply_with(call, rc, err, &r);
+    free(r.placed);
+}
+
+static Osync__Test__EntryPlace place_of(uint32_t pid, uint64_t index) {
+    Osync__Test__EntryPlace place = OSYNC__TEST__ENTRY_PLACE__INIT;
+    place.has_pid = place.has_log_index = 1;
+    place.pid = pid;
+    place.log_index = index;
+    return place;
+}
+
+/* The last entry of each log of the table, or of `pid`. */
+static void reply_ends(osync__rpc_call_t *call, const disk_table_t *table, const uint32_t *pid) {
+    size_t n = 0;
+    Osync__Test__EntryPlace *places = calloc(table->n_partitions + 1, sizeof *places);
+    for (size_t i = 0; places && i < table->n_partitions; i++)
+        if (!pid || *pid == i) places[n++] = place_of((uint32_t)i, table->partitions[i].last.index);
+    reply_placed(call, places ? 0 : OSYNC_ENOMEM, &(osync_error_t){0}, places, n);
+    free(places);
 }
 
 static int no_table(osync_error_t *err, uint32_t tid) {
@@ -99,8 +147,17 @@ static void publish_step(publish_t *p);
 static void publish_done(publish_t *p, int status, const osync_error_t *err) {
     tablet_t *t = p->tablet;
     LL_DELETE(t->publishing, p);
-    if (p->call) reply(p->call, status, err);
-    free(p->info);
+    if (p->call) {
+        Osync__Test__Reply r = OSYNC__TEST__REPLY__INIT;
+        if (status == 0 && p->change.lead)
+            reply_ends(p->call, p->table, p->change.one ? &p->change.pid : NULL);
+        else
+            reply_with(p->call, status, err, &r);
+    }
+    for (size_t i = 0; i < p->change.n_dead; i++) free(p->change.dead[i]);
+    free(p->change.dead);
+    free(p->change.endpoint);
+    osync__buf_free(&p->info);
     free(p);
     if (t->publishing)
         publish_step(t->publishing);
@@ -130,105 +187,65 @@ static void on_notify_read(void *arg, int status, const void *data, size_t len, 
 
 static void on_info_written(void *arg, int status, const osync_error_t *err) {
     publish_t *p = arg;
-    tablet_t *t = p->tablet;
     char path[512];
-    int rc;
-    if (status == OSYNC_ENOENT) {
-        rc = osync__zk_create(t->zk, p->path, p->info, p->len, false, on_info_written, p);
-    } else if (status) {
-        publish_done(p, status, err);
-        return;
-    } else {
-        snprintf(path, sizeof path, "%s/table/notify", t->zk_root);
-        rc = osync__zk_get(t->zk, path, on_notify_read, p);
+    int rc = status;
+    if (status == 0) {
+        snprintf(path, sizeof path, "%s/table/notify", p->tablet->zk_root);
+        rc = osync__zk_get(p->tablet->zk, path, on_notify_read, p);
     }
-    if (rc) publish_done(p, rc, &(osync_error_t){.code = rc});
+    if (rc) publish_done(p, rc, status ? err : &(osync_error_t){.code = rc});
+}
+
+static void on_info_read(void *arg, int status, const void *data, size_t len, const osync_error_t *read_err) {
+    publish_t *p = arg;
+    tablet_t *t = p->tablet;
+    osync_error_t err = {0};
+    bool named = false, leads = false;
+    if (status && status != OSYNC_ENOENT) {
+        publish_done(p, status, read_err);
+        return;
+    }
+    int rc = 0;
+    if (status == 0 && p->start) rc = table_info_adopt(p->table, t->endpoint, data, len, &named, &err);
+    for (size_t i = 0; i < p->table->n_partitions; i++) leads |= !p->table->partitions[i].leader;
+    if (rc || named || !leads) { /* a leader writes it */
+        publish_done(p, rc, &err);
+        return;
+    }
+    rc = table_info_make(p->table, t->endpoint, data, status ? 0 : len, &p->change, &p->info, &err);
+    if (rc == 0)
+        rc = status ? osync__zk_create(t->zk, p->path, p->info.data, p->info.len, false, on_info_written, p)
+                    : osync__zk_set(t->zk, p->path, p->info.data, p->info.len, on_info_written, p);
+    if (rc) publish_done(p, rc, &err);
 }
 
 static void publish_step(publish_t *p) {
-    int rc = osync__zk_set(p->tablet->zk, p->path, p->info, p->len, on_info_written, p);
+    int rc = osync__zk_get(p->tablet->zk, p->path, on_info_read, p);
     if (rc) publish_done(p, rc, &(osync_error_t){.code = rc});
 }
 
-static int pack_info(tablet_t *t, const disk_table_t *table, publish_t *p) {
-    const Openmldb__Api__TableMeta *m = table->meta;
-    size_t n = table->n_partitions;
-    int rc = OSYNC_ENOMEM;
-    Openmldb__Nameserver__TableInfo info = OPENMLDB__NAMESERVER__TABLE_INFO__INIT;
-    Openmldb__Nameserver__PartitionMeta leader = OPENMLDB__NAMESERVER__PARTITION_META__INIT, *leaders[1] = {&leader};
-    Openmldb__Nameserver__TermPair term = OPENMLDB__NAMESERVER__TERM_PAIR__INIT, *terms[1] = {&term};
-    Openmldb__Nameserver__TablePartition *partitions = calloc(n, sizeof *partitions);
-    info.table_partition = calloc(n, sizeof(void *));
-    if (!partitions || !info.table_partition) goto done;
-    leader.endpoint = t->endpoint;
-    leader.is_leader = leader.has_is_alive = leader.is_alive = 1;
-    term.term = 1;
-    for (size_t i = 0; i < n; i++) {
-        openmldb__nameserver__table_partition__init(&partitions[i]);
-        partitions[i].pid = (uint32_t)i;
-        partitions[i].n_partition_meta = partitions[i].n_term_offset = 1;
-        partitions[i].partition_meta = leaders;
-        partitions[i].term_offset = terms;
-        info.table_partition[i] = &partitions[i];
-    }
-    info.n_table_partition = n;
-    info.name = m->name;
-    info.db = m->db;
-    info.has_seg_cnt = info.has_tid = info.has_partition_num = info.has_replica_num = info.has_compress_type = 1;
-    info.seg_cnt = 8;
-    info.tid = (uint32_t)m->tid;
-    info.partition_num = (uint32_t)n;
-    info.replica_num = 1;
-    info.compress_type = m->compress_type;
-    info.n_column_desc = m->n_column_desc;
-    info.column_desc = m->column_desc;
-    info.n_column_key = m->n_column_key;
-    info.column_key = m->column_key;
-    info.n_added_column_desc = m->n_added_column_desc;
-    info.added_column_desc = m->added_column_desc;
-    info.n_schema_versions = m->n_schema_versions;
-    info.schema_versions = m->schema_versions;
-    info.has_format_version = info.has_storage_mode = 1;
-    info.format_version = 1;
-    info.storage_mode = m->storage_mode;
-    p->len = openmldb__nameserver__table_info__get_packed_size(&info);
-    p->info = malloc(p->len + 1);
-    if (!p->info) goto done;
-    openmldb__nameserver__table_info__pack(&info, p->info);
-    rc = 0;
-done:
-    free(partitions);
-    free(info.table_partition);
-    return rc;
-}
-
-/* Writes the table's TableInfo and tells those who watch; then answers `call` (which may be NULL). */
-static void publish(tablet_t *t, const disk_table_t *table, osync__rpc_call_t *call) {
-    osync_error_t err = {0};
-    publish_t *p = NULL;
-    if (t->zk) {
-        p = calloc(1, sizeof *p);
-        if (!p || pack_info(t, table, p)) {
-            free(p);
-            if (call) reply(call, OSYNC_ENOMEM, &err);
-            return;
-        }
-    } else {
-        if (call) reply(call, 0, &err);
+/* Brings the table's TableInfo up to date and tells those who watch; then answers `call` (which may be NULL). Takes
+ * what `change` has. */
+static void publish(tablet_t *t, disk_table_t *table, osync__rpc_call_t *call, bool at_start, info_change_t change) {
+    publish_t *p = calloc(1, sizeof *p);
+    if (!p) {
+        if (call) reply(call, OSYNC_ENOMEM, &(osync_error_t){0});
         return;
     }
-    p->tablet = t;
-    p->call = call;
+    *p = (publish_t){.tablet = t, .table = table, .call = call, .start = at_start, .change = change};
     snprintf(p->path, sizeof p->path, "%s/table/db_table_data/%d", t->zk_root, table->meta->tid);
     bool idle = !t->publishing;
     LL_APPEND(t->publishing, p);
-    if (idle) publish_step(p);
+    if (!t->zk)
+        publish_done(p, 0, &(osync_error_t){0});
+    else if (idle)
+        publish_step(p);
 }
 
 static void on_session(void *arg, bool connected) {
     tablet_t *t = arg;
     if (!connected) return;
-    for (size_t i = 0; i < t->n_tables; i++) publish(t, t->tables[i], NULL);
+    for (size_t i = 0; !t->announced && i < t->n_tables; i++) publish(t, t->tables[i], NULL, true, (info_change_t){0});
     if (t->n_tables == 0) announce(t);
 }
 
@@ -240,8 +257,8 @@ static void fill_status(const partition_t *p, Openmldb__Api__TableStatus *s) {
     s->has_tid = s->has_pid = s->has_offset = s->has_mode = s->has_state = s->has_is_expire = 1;
     s->tid = (uint32_t)m->tid;
     s->pid = p->pid;
-    s->offset = p->last_index;
-    s->mode = OPENMLDB__API__TABLE_MODE__kTableLeader;
+    s->offset = p->last.index;
+    s->mode = p->leader ? OPENMLDB__API__TABLE_MODE__kTableFollower : OPENMLDB__API__TABLE_MODE__kTableLeader;
     s->state = OPENMLDB__API__TABLE_STATE__kTableNormal;
     s->name = m->name;
     s->has_record_cnt = s->has_compress_type = s->has_storage_mode = 1;
@@ -262,7 +279,8 @@ static void get_table_status(osync__rpc_call_t *call, void *arg) {
     for (size_t i = 0; i < t->n_tables; i++) most += t->tables[i]->n_partitions;
     Openmldb__Api__TableStatus *status = calloc(most + 1, sizeof *status);
     r.all_table_status = calloc(most + 1, sizeof(void *));
-    for (size_t i = 0; status && r.all_table_status && i < t->n_tables; i++) {
+    /* Before it is known who leads there are no tables, as at OpenMLDB before they are loaded. */
+    for (size_t i = 0; status && r.all_table_status && t->announced && i < t->n_tables; i++) {
         const disk_table_t *table = t->tables[i];
         if (q->has_tid && q->tid != (uint32_t)table->meta->tid) continue;
         for (size_t j = 0; j < table->n_partitions; j++) {
@@ -306,21 +324,27 @@ static void get_table_schema(osync__rpc_call_t *call, void *arg) {
 /* ---- the control service ---- */
 
 /* A copy of `asked` with what a tablet adds. */
-static Openmldb__Api__TableMeta *complete_meta(tablet_t *t, const Openmldb__Api__TableMeta *asked, size_t partitions) {
-    Openmldb__Api__TableMeta m = *asked, *copy = NULL;
-    Openmldb__Common__PartitionMeta leader = OPENMLDB__COMMON__PARTITION_META__INIT, *leaders[1] = {&leader};
+static Openmldb__Api__TableMeta *complete_meta(tablet_t *t, const Osync__Test__CreateTableRequest *q) {
+    Openmldb__Api__TableMeta m = *q->meta, *copy = NULL;
+    size_t partitions = q->partitions, n = q->n_followers + 1;
+    Openmldb__Common__PartitionMeta *replicas = calloc(n, sizeof *replicas), **list = calloc(n, sizeof(void *));
     Openmldb__Common__TablePartition *parts = calloc(partitions, sizeof *parts);
     m.table_partition = calloc(partitions, sizeof(void *));
     uint8_t *bytes = NULL;
-    if (!parts || !m.table_partition) goto done;
-    leader.endpoint = t->endpoint;
-    leader.has_is_leader = leader.is_leader = leader.has_is_alive = leader.is_alive = 1;
+    if (!replicas || !list || !parts || !m.table_partition) goto done;
+    for (size_t i = 0; i < n; i++) {
+        openmldb__common__partition_meta__init(&replicas[i]);
+        replicas[i].endpoint = i > 0 ? q->followers[i - 1] : q->leader ? q->leader : t->endpoint;
+        replicas[i].has_is_leader = replicas[i].has_is_alive = replicas[i].is_alive = 1;
+        replicas[i].is_leader = i == 0;
+        list[i] = &replicas[i];
+    }
     for (size_t i = 0; i < partitions; i++) {
         openmldb__common__table_partition__init(&parts[i]);
         parts[i].has_pid = 1;
         parts[i].pid = (uint32_t)i;
-        parts[i].n_partition_meta = 1;
-        parts[i].partition_meta = leaders;
+        parts[i].n_partition_meta = n;
+        parts[i].partition_meta = list;
         m.table_partition[i] = &parts[i];
     }
     m.n_table_partition = partitions;
@@ -337,6 +361,8 @@ static Openmldb__Api__TableMeta *complete_meta(tablet_t *t, const Openmldb__Api_
     openmldb__api__table_meta__pack(&m, bytes);
     copy = openmldb__api__table_meta__unpack(NULL, len, bytes);
 done:
+    free(replicas);
+    free(list);
     free(parts);
     free(m.table_partition);
     free(bytes);
@@ -354,14 +380,16 @@ static void create_table(osync__rpc_call_t *call, void *arg) {
     else if (find_table(t, (uint32_t)q->meta->tid))
         rc = osync__err(&err, OSYNC_EEXIST, "table %d exists", q->meta->tid);
     if (rc == 0) {
-        Openmldb__Api__TableMeta *meta = complete_meta(t, q->meta, q->partitions);
-        rc = meta ? disk_table_open(&table, t->root, meta, q->partitions, t->binlog_max_bytes, &err) : OSYNC_ENOMEM;
+        Openmldb__Api__TableMeta *meta = complete_meta(t, q);
+        rc = meta ? disk_table_open(&table, t->root, meta, q->partitions, t->binlog_max_bytes, &t->clock, &err)
+                  : OSYNC_ENOMEM;
     }
+    if (rc == 0) rc = table_info_adopt_meta(table, t->endpoint);
     if (rc == 0) rc = add_table(t, table);
     if (rc)
         reply(call, rc, &err);
     else
-        publish(t, table, call);
+        publish(t, table, call, false, (info_change_t){0});
 }
 
 static void put(osync__rpc_call_t *call, void *arg) {
@@ -373,13 +401,19 @@ static void put(osync__rpc_call_t *call, void *arg) {
     int rc = table ? 0 : no_table(&err, q->tid);
     if (rc == 0 && n == 0) rc = osync__err(&err, OSYNC_EINVAL, "there is no schema version %d", version);
     cell_t *cells = calloc(n + 1, sizeof *cells);
+    Osync__Test__EntryPlace *places = calloc(q->n_rows + 1, sizeof *places);
+    size_t n_places = 0;
+    if (!cells || !places) rc = OSYNC_ENOMEM;
     uint64_t now = osync__wall_ms();
     for (size_t i = 0; rc == 0 && i < q->n_rows; i++) {
         json_error_t bad;
         json_t *row = json_loads(q->rows[i], JSON_ALLOW_NUL, &bad);
         if (!row) rc = osync__err(&err, OSYNC_EINVAL, "row %zu is not JSON: %s", i, bad.text);
         if (rc == 0) rc = cells_from_json(table->columns, n, row, cells, &err);
-        if (rc == 0) rc = disk_table_put(table, cells, n, version, q->has_put_time ? q->put_time + i : now, &err);
+        uint32_t pid = 0;
+        uint64_t index = 0, put_time = q->has_put_time ? q->put_time + i : now;
+        if (rc == 0) rc = disk_table_put(table, cells, n, version, put_time, &pid, &index, &err);
+        if (rc == 0) places[n_places++] = place_of(pid, index);
         cells_free(cells, n);
         memset(cells, 0, n * sizeof *cells);
         json_decref(row);
@@ -389,17 +423,27 @@ static void put(osync__rpc_call_t *call, void *arg) {
         int flushed = disk_table_flush(table, rc ? NULL : &err);
         if (rc == 0) rc = flushed;
     }
-    reply(call, rc, &err);
+    reply_placed(call, rc, &err, places, n_places);
+    free(places);
 }
 
 static void delete_rows(osync__rpc_call_t *call, void *arg) {
     const Osync__Test__DeleteRequest *q = (const void *)osync__rpc_request(call);
     osync_error_t err = {0};
     disk_table_t *table = find_table(arg, q->tid);
-    int rc = table ? disk_table_delete(table, q->index, q->key, q->has_start_ts ? &q->start_ts : NULL,
-                                       q->has_end_ts ? &q->end_ts : NULL, q->ts_name, &err)
-                   : no_table(&err, q->tid);
-    reply(call, rc, &err);
+    int rc = table ? 0 : no_table(&err, q->tid);
+    if (rc == 0 && q->has_pid && q->pid >= table->n_partitions)
+        rc = osync__err(&err, OSYNC_ENOENT, "table %u has no partition %u", q->tid, q->pid);
+    uint32_t pid = q->pid;
+    if (rc == 0 && q->key) pid = key_partition(q->key, strlen(q->key), (uint32_t)table->n_partitions);
+    if (rc == 0)
+        rc = disk_table_delete(table, q->index, q->key, q->has_pid ? &q->pid : NULL,
+                               q->has_start_ts ? &q->start_ts : NULL, q->has_end_ts ? &q->end_ts : NULL, q->ts_name,
+                               &err);
+    if (rc == 0)
+        reply_ends(call, table, q->key || q->has_pid ? &pid : NULL);
+    else
+        reply(call, rc, &err);
 }
 
 static void add_column(osync__rpc_call_t *call, void *arg) {
@@ -413,7 +457,7 @@ static void add_column(osync__rpc_call_t *call, void *arg) {
     if (rc)
         reply(call, rc, &err);
     else
-        publish(t, table, call);
+        publish(t, table, call, false, (info_change_t){0});
 }
 
 static int do_snapshot(partition_t *p, int64_t skew, osync_error_t *err) {
@@ -448,6 +492,85 @@ static void purge(osync__rpc_call_t *call, void *arg) {
     for_partitions(call, arg, do_purge);
 }
 
+/* ---- who leads ---- */
+
+static void change_leader(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Osync__Test__ChangeLeaderRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(t, q->tid);
+    info_change_t change = {.lead = true, .one = q->has_pid, .pid = q->pid, .term = q->term};
+    int rc = table ? 0 : no_table(&err, q->tid);
+    if (rc == 0) change.dead = calloc(q->n_dead + 1, sizeof *change.dead);
+    for (size_t i = 0; change.dead && i < q->n_dead; i++)
+        if ((change.dead[change.n_dead] = strdup(q->dead[i]))) change.n_dead++;
+    for (size_t i = 0; rc == 0 && i < table->n_partitions; i++) {
+        partition_t *p = &table->partitions[i];
+        if (q->has_pid && q->pid != i) continue;
+        free(p->leader);
+        p->leader = NULL;
+        p->term = q->term;
+    }
+    if (rc)
+        reply(call, rc, &err);
+    else
+        publish(t, table, call, false, change);
+}
+
+static void follow(osync__rpc_call_t *call, void *arg) {
+    const Osync__Test__FollowRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(arg, q->tid);
+    int rc = table ? 0 : no_table(&err, q->tid);
+    for (size_t i = 0; rc == 0 && i < table->n_partitions; i++) {
+        partition_t *p = &table->partitions[i];
+        if (q->has_pid && q->pid != i) continue;
+        if (q->leader) {
+            free(p->leader);
+            p->leader = strdup(q->leader);
+            if (!p->leader) rc = OSYNC_ENOMEM;
+        }
+        p->paused = q->paused;
+        p->hold_back = q->hold_back;
+    }
+    reply(call, rc, &err);
+}
+
+static void alive(osync__rpc_call_t *call, void *arg) {
+    tablet_t *t = arg;
+    const Osync__Test__AliveRequest *q = (const void *)osync__rpc_request(call);
+    osync_error_t err = {0};
+    disk_table_t *table = find_table(t, q->tid);
+    info_change_t change = {.endpoint = strdup(q->endpoint ? q->endpoint : ""), .alive = q->alive};
+    if (table) {
+        publish(t, table, call, false, change);
+    } else {
+        free(change.endpoint);
+        reply(call, no_table(&err, q->tid), &err);
+    }
+}
+
+static partition_t *find_partition(tablet_t *t, uint32_t tid, uint32_t pid) {
+    disk_table_t *table = t->announced ? find_table(t, tid) : NULL;
+    return table && pid < table->n_partitions ? &table->partitions[pid] : NULL;
+}
+
+static void fetch(osync__rpc_call_t *call, void *arg) {
+    const Osync__Test__FetchRequest *q = (const void *)osync__rpc_request(call);
+    copy_serve_entries(call, find_partition(arg, q->tid, q->pid));
+}
+
+static void copy(osync__rpc_call_t *call, void *arg) {
+    const Osync__Test__CopyRequest *q = (const void *)osync__rpc_request(call);
+    copy_serve_snapshot(call, find_partition(arg, q->tid, q->pid));
+}
+
+static void on_copy_tick(uv_timer_t *timer) {
+    tablet_t *t = timer->data;
+    for (size_t i = 0; t->announced && i < t->n_tables; i++)
+        for (size_t j = 0; j < t->tables[i]->n_partitions; j++) copy_ask(t->client, &t->tables[i]->partitions[j]);
+}
+
 static void stats(osync__rpc_call_t *call, void *arg) {
     const Osync__Test__StatsRequest *q = (const void *)osync__rpc_request(call);
     Osync__Test__StatsReply r = OSYNC__TEST__STATS_REPLY__INIT;
@@ -473,7 +596,11 @@ static void stats(osync__rpc_call_t *call, void *arg) {
             parts[i].pid = p->pid;
             parts[i].puts = p->puts;
             parts[i].base_puts = p->base_puts;
-            parts[i].last_log_index = p->last_index;
+            parts[i].last_log_index = p->last.index;
+            parts[i].leader = p->leader;
+            parts[i].has_copies = parts[i].has_last_term = 1;
+            parts[i].last_term = p->last.term;
+            parts[i].copies = p->copies;
             parts[i].has_binlog_file = p->log.n_files > 0;
             parts[i].binlog_file = p->log.n_files ? p->log.files[p->log.n_files - 1].number : 0;
             r.partitions[i] = &parts[i];
@@ -562,6 +689,12 @@ static const osync__rpc_method_t methods[] = {
     {CONTROL, "Purge", &osync__test__partition_request__descriptor, &osync__test__reply__descriptor, purge},
     {CONTROL, "Generate", &osync__test__generate_request__descriptor, &osync__test__reply__descriptor, generate},
     {CONTROL, "Stats", &osync__test__stats_request__descriptor, &osync__test__stats_reply__descriptor, stats},
+    {CONTROL, "ChangeLeader", &osync__test__change_leader_request__descriptor, &osync__test__reply__descriptor,
+     change_leader},
+    {CONTROL, "Follow", &osync__test__follow_request__descriptor, &osync__test__reply__descriptor, follow},
+    {CONTROL, "Alive", &osync__test__alive_request__descriptor, &osync__test__reply__descriptor, alive},
+    {CONTROL, "Fetch", &osync__test__fetch_request__descriptor, &osync__test__fetch_reply__descriptor, fetch},
+    {CONTROL, "Copy", &osync__test__copy_request__descriptor, &osync__test__copy_reply__descriptor, copy},
 };
 
 /* ---- the process ---- */
@@ -574,7 +707,7 @@ static int load_table(tablet_t *t, const char *folder, osync_error_t *err) {
     int rc = osync__read_file(path, 16 << 20, &bytes, err);
     if (rc == 0) {
         Openmldb__Api__TableMeta *meta = openmldb__api__table_meta__unpack(NULL, bytes.len, bytes.data);
-        rc = meta ? disk_table_open(&table, t->root, meta, meta->n_table_partition, t->binlog_max_bytes, err)
+        rc = meta ? disk_table_open(&table, t->root, meta, meta->n_table_partition, t->binlog_max_bytes, &t->clock, err)
                   : osync__err(err, OSYNC_ECORRUPT, "%s is not a TableMeta", path);
     }
     osync__buf_free(&bytes);
@@ -598,6 +731,7 @@ static void on_zk_closed(void *arg) {
     uv_close((uv_handle_t *)&t->sigterm, NULL);
     uv_close((uv_handle_t *)&t->sigint, NULL);
     uv_close((uv_handle_t *)&t->timer, NULL);
+    uv_close((uv_handle_t *)&t->copy_timer, NULL);
 }
 
 static void on_server_closed(void *arg) {
@@ -606,6 +740,14 @@ static void on_server_closed(void *arg) {
         osync__zk_close(t->zk, on_zk_closed, t);
     else
         on_zk_closed(t);
+}
+
+static void on_client_closed(void *arg) {
+    tablet_t *t = arg;
+    if (t->server)
+        osync__rpc_server_close(t->server, on_server_closed, t);
+    else
+        on_server_closed(t);
 }
 
 static void end(tablet_t *t) {
@@ -617,10 +759,11 @@ static void end(tablet_t *t) {
     LL_FOREACH_SAFE(t->jobs, job, next) {
         job_done(t, job, OSYNC_ECANCELED, &err);
     }
-    if (t->server)
-        osync__rpc_server_close(t->server, on_server_closed, t);
+    uv_timer_stop(&t->copy_timer);
+    if (t->client)
+        osync__rpc_client_close(t->client, on_client_closed, t);
     else
-        on_server_closed(t);
+        on_client_closed(t);
 }
 
 static void on_signal(uv_signal_t *handle, int number) {
@@ -647,6 +790,11 @@ static int start(tablet_t *t, osync_error_t *err) {
     if (rc) return rc;
     t->port = osync__rpc_server_port(t->server);
     snprintf(t->endpoint, sizeof t->endpoint, "%s:%d", t->host, t->port);
+    osync__rpc_client_config_t client = {.max_body_size = MAX_BODY};
+    rc = osync__rpc_client_new(&t->loop, &client, &t->client, err);
+    for (size_t i = 0; rc == 0 && i < t->n_tables; i++) rc = table_info_adopt_meta(t->tables[i], t->endpoint);
+    if (rc) return rc;
+    uv_timer_start(&t->copy_timer, on_copy_tick, COPY_TICK_MS, COPY_TICK_MS);
     if (!t->zk_cluster) {
         announce(t);
         return 0;
@@ -663,7 +811,7 @@ static int start(tablet_t *t, osync_error_t *err) {
 static const char usage[] =
     "osync-test-tablet --endpoint HOST:PORT --root DIR (--zk HOST:PORT [--zk-root /openmldb] [--zk-cert USER:PASSWORD] "
     "| --no-zk)\n"
-    "                  [--binlog-max-bytes N]\n"
+    "                  [--binlog-max-bytes N] [--clock REAL_MS:VIRTUAL_MS:SPEED]\n"
     "A TabletServer for tests. Port 0 picks a free one; \"ready PORT\" is printed when it listens.\n";
 
 static char *take(char **at, const char *value) {
@@ -680,6 +828,7 @@ static int parse(tablet_t *t, int argc, char **argv) {
                                             {"zk-cert", required_argument, NULL, 'c'},
                                             {"no-zk", no_argument, NULL, 'n'},
                                             {"binlog-max-bytes", required_argument, NULL, 'b'},
+                                            {"clock", required_argument, NULL, 'k'},
                                             {0}};
     bool no_zk = false;
     char *colon;
@@ -709,6 +858,11 @@ static int parse(tablet_t *t, int argc, char **argv) {
         case 'b':
             t->binlog_max_bytes = strtoull(optarg, NULL, 10);
             break;
+        case 'k':
+            if (sscanf(optarg, "%" SCNu64 ":%" SCNu64 ":%" SCNu64, &t->clock.real, &t->clock.virtual,
+                       &t->clock.speed) != 3)
+                return -1;
+            break;
         default:
             return -1;
         }
@@ -727,6 +881,8 @@ int main(int argc, char **argv) {
     osync_log_set(osync_log_stderr, NULL, OSYNC_LOG_WARN);
     uv_loop_init(&t.loop);
     uv_timer_init(&t.loop, &t.timer);
+    uv_timer_init(&t.loop, &t.copy_timer);
+    t.copy_timer.data = &t;
     uv_signal_init(&t.loop, &t.sigterm);
     uv_signal_init(&t.loop, &t.sigint);
     t.timer.data = t.sigterm.data = t.sigint.data = &t;

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -74,10 +75,26 @@ typedef struct world {
     int step;
     osync__buf_t seen; /* of the script */
 
-    /* AddSyncTask */
+    /* AddSyncTask, HoldLog */
     int answers, code;
     char msg[1100];
+    uint64_t first, last, pinned;
 } world_t;
+
+/* While it is set, nothing can be stored or linked in this process. */
+static volatile int disk_full;
+
+int fsync(int fd) {
+    if (!disk_full) return (int)syscall(SYS_fsync, fd);
+    errno = ENOSPC;
+    return -1;
+}
+
+int link(const char *from, const char *to) {
+    if (!disk_full) return (int)syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0);
+    errno = ENOSPC;
+    return -1;
+}
 
 static const char *fmt(const char *f, ...) OSYNC_PRINTF(1, 2);
 static const char *fmt(const char *f, ...) {
@@ -444,6 +461,51 @@ static void add(world_t *w, hand_out_t h) {
 static void add_ok(world_t *w, hand_out_t h) {
     add(w, h);
     if (w->code) fail_msg("AddSyncTask: %s", w->msg);
+}
+
+static void on_held(void *arg, int status, const ProtobufCMessage *m, const osync_error_t *err) {
+    world_t *w = arg;
+    const Openmldb__Datasync__HoldLogResponse *r = (const void *)m;
+    w->answers++;
+    w->code = status ? status : r->response->code;
+    (void)snprintf(w->msg, sizeof w->msg, "%s", status ? err->message : r->response->msg ? r->response->msg : "");
+    w->first = status ? 0 : r->first_entry;
+    w->last = status ? 0 : r->last_entry;
+    w->pinned = status ? 0 : r->pinned_bytes;
+}
+
+typedef struct hold_out {
+    uint32_t pid;
+    const osync__buf_t *committed;
+    bool release;
+    const char *task;
+} hold_out_t;
+
+/* HoldLog, and waits for its answer. */
+static void ask_hold(world_t *w, hold_out_t h) {
+    char task[64];
+    osync_error_t err = {0};
+    int before = w->answers;
+    Openmldb__Datasync__HoldLogRequest r = OPENMLDB__DATASYNC__HOLD_LOG_REQUEST__INIT;
+    (void)snprintf(task, sizeof task, "%s", h.task ? h.task : "task");
+    r.has_tid = r.has_pid = r.has_release = 1;
+    r.tid = w->tid;
+    r.pid = h.pid;
+    r.task_id = task;
+    r.release = h.release;
+    r.tablet_endpoint = w->endpoint;
+    if (h.committed) r.committed = openmldb__datasync__sync_point__unpack(NULL, h.committed->len, h.committed->data);
+    int rc = osync__rpc_call(w->client, fmt("127.0.0.1:%d", osync_collector_port(w->collector)),
+                             "openmldb.datasync.DataCollector", "HoldLog", &r.base, NULL, 0,
+                             &openmldb__datasync__hold_log_response__descriptor, LONG_MS, on_held, w, NULL, &err);
+    if (rc) fail_msg("%s", err.message);
+    if (r.committed) openmldb__datasync__sync_point__free_unpacked(r.committed, NULL);
+    RUN_UNTIL(w, w->answers > before);
+}
+
+static void hold_ok(world_t *w, hold_out_t h) {
+    ask_hold(w, h);
+    if (w->code) fail_msg("HoldLog: %s", w->msg);
 }
 
 /* What must come out: all rows that the reader gives. */
@@ -1219,6 +1281,383 @@ static void recreated_partition_is_reported(void **state) {
     assert_complete(w);
 }
 
+/* ---- holds ---- */
+
+/* A point in the log, before entry `next`, that says what the entry before it is. */
+static void log_point(world_t *w, uint64_t next, osync__buf_t *out) {
+    osync_error_t err = {0};
+    osync__binlog_t *log = NULL;
+    osync__log_record_t record;
+    point_t p = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG;
+    p.has_offset = p.has_last_term = p.has_last_crc = 1;
+    p.offset = next;
+    assert_int_equal(osync__binlog_open(&log, fmt("%s/binlog", w->source), &err), 0);
+    assert_int_equal(osync__binlog_seek(log, next - 1, &err), 0);
+    assert_int_equal(osync__binlog_next(log, &record, &err), 0);
+    p.last_term = record.term;
+    p.last_crc = osync__crc32c(0, record.payload, record.len);
+    osync__binlog_close(log);
+    pack_point(out, &p);
+}
+
+static void purge(world_t *w, int from, int to) {
+    for (int i = from; i <= to; i++) assert_int_equal(unlink(fmt("%s/binlog/%08d.log", w->source, i)), 0);
+}
+
+static bool holds_log(world_t *w, int number) {
+    return exists(fmt("%s/binlog/%08d.log", folder(w), number));
+}
+
+/* First entries of the six log files: 1, 61, 133, 134, 156, 171. */
+static void hold_links_and_releases(void **state) {
+    world_t *w = *state;
+    osync__buf_t point = {0};
+    w->config.heartbeat_ms = 30;
+    shell(fmt("mv %s/binlog/00000005.log %s/later", w->source, w->top));
+    start_collector(w);
+    hold_ok(w, (hold_out_t){0});
+    assert_int_equal(w->first, 1);
+    assert_int_equal(w->last, 170);
+    assert_int_equal(w->pinned, 0);
+    assert_false(exists(fmt("%s/snapshot", folder(w))));
+    /* Between two requests it looks by itself. */
+    shell(fmt("mv %s/later %s/binlog/00000005.log", w->top, w->source));
+    RUN_UNTIL(w, holds_log(w, 5));
+    log_point(w, 156, &point);
+    purge(w, 0, 4);
+    hold_ok(w, (hold_out_t){.committed = &point});
+    assert_false(holds_log(w, 2));
+    assert_true(holds_log(w, 3));
+    assert_int_equal(w->first, 134);
+    assert_true(w->last > 171);
+    assert_true(w->pinned > 0);
+    assert_int_equal(w->requests, 0); /* it sends nothing */
+    /* That of an earlier task is none of its business. */
+    hold_ok(w, (hold_out_t){.release = true, .task = "another"});
+    assert_true(exists(folder(w)));
+    hold_ok(w, (hold_out_t){.release = true});
+    assert_false(exists(folder(w)));
+    hold_ok(w, (hold_out_t){.release = true});
+    osync__buf_free(&point);
+}
+
+/* The log here is of a later leader and lacks what was read last: nobody knows yet how far back they part. */
+static void hold_keeps_what_a_diverged_log_needs(void **state) {
+    world_t *w = *state;
+    osync__buf_t point = {0};
+    log_point(w, 156, &point);
+    point_t *p = openmldb__datasync__sync_point__unpack(NULL, point.len, point.data);
+    start_collector(w);
+    p->last_crc++;
+    pack_point(&point, p);
+    hold_ok(w, (hold_out_t){.committed = &point});
+    assert_true(holds_log(w, 0));
+    p->offset = 100000; /* behind its end */
+    pack_point(&point, p);
+    hold_ok(w, (hold_out_t){.committed = &point});
+    assert_true(holds_log(w, 0));
+    log_point(w, 156, &point);
+    hold_ok(w, (hold_out_t){.committed = &point});
+    assert_false(holds_log(w, 0));
+    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    osync__buf_free(&point);
+}
+
+static void hold_survives_a_restart_and_expires(void **state) {
+    world_t *w = *state;
+    struct stat before, after;
+    w->config.heartbeat_ms = 30;
+    shell(fmt("mv %s/binlog/00000005.log %s/later", w->source, w->top));
+    start_collector(w);
+    hold_ok(w, (hold_out_t){0});
+    stop_collector(w);
+    assert_int_equal(stat(fmt("%s/hold.progress", folder(w)), &before), 0);
+    purge(w, 0, 2);
+    shell(fmt("mv %s/later %s/binlog/00000005.log", w->top, w->source));
+    start_collector(w);
+    RUN_UNTIL(w, holds_log(w, 5));
+    assert_true(holds_log(w, 0));
+    stop_collector(w);
+    /* A restart isn't a request: it was last asked for long ago. */
+    assert_int_equal(stat(fmt("%s/hold.progress", folder(w)), &after), 0);
+    assert_int_equal(before.st_mtim.tv_sec, after.st_mtim.tv_sec);
+    assert_int_equal(before.st_mtim.tv_nsec, after.st_mtim.tv_nsec);
+    shell(fmt("touch -d '1 hour ago' %s/hold.progress", folder(w)));
+    w->config.hold_expire_ms = 2 * 3600 * 1000;
+    start_collector(w);
+    run_for(w, 200);
+    assert_true(holds_log(w, 0));
+    stop_collector(w);
+    w->config.hold_expire_ms = 3600 * 1000;
+    start_collector(w);
+    RUN_UNTIL(w, !exists(folder(w)));
+    stop_collector(w);
+    w->config.hold_expire_ms = 300;
+    start_collector(w);
+    hold_ok(w, (hold_out_t){0});
+    for (int i = 0; i < 5; i++) { /* asked for again and again, it lives */
+        run_for(w, 100);
+        hold_ok(w, (hold_out_t){0});
+        assert_true(exists(folder(w)));
+    }
+    RUN_UNTIL(w, !exists(folder(w)));
+}
+
+static void unreadable_hold_is_removed(void **state) {
+    world_t *w = *state;
+    shell(fmt("mkdir -p %s/7-0/binlog && echo garbage > %s/7-0/hold.progress", w->data, w->data));
+    start_collector(w);
+    assert_false(exists(fmt("%s/7-0", w->data)));
+    hold_ok(w, (hold_out_t){0});
+}
+
+/* The leader moves here: what the tablet has purged meanwhile is there. */
+static void held_links_serve_a_hand_out(void **state) {
+    world_t *w = *state;
+    osync__buf_t expected = {0}, point = {0};
+    expect_rows(w, &expected, 0);
+    /* Elsewhere, the first rows are delivered. */
+    w->config.max_pack_size = 500;
+    w->commit_at_once = true;
+    w->script = as_ours;
+    w->most = 3;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    RUN_UNTIL(w, w->taken == 3);
+    w->only = "b";
+    RUN_UNTIL(w, !exists(folder(w)));
+    copy(&point, &w->end);
+
+    hold_ok(w, (hold_out_t){.committed = &point});
+    purge(w, 0, 4);
+    w->most = 0;
+    int answers = w->answers;
+    w->hold_status = true;
+    send_add(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    RUN_UNTIL(w, w->held_status);
+    hold_ok(w, (hold_out_t){.committed = &point}); /* says quietly that there is a task */
+    assert_int_equal(w->first, 0);
+    w->hold_status = false;
+    answer_status(w, w->held_status);
+    w->held_status = NULL;
+    RUN_UNTIL(w, w->answers == answers + 2);
+    assert_int_equal(w->code, 0);
+    assert_true(exists(fmt("%s/task.progress", folder(w))));
+    assert_false(exists(fmt("%s/hold.progress", folder(w))));
+    RUN_UNTIL(w, complete(w, expected.len));
+    assert_int_equal(w->rows.len, expected.len);
+    assert_memory_equal(w->rows.data, expected.data, expected.len);
+    /* A release that comes late doesn't touch the task. */
+    hold_ok(w, (hold_out_t){.release = true});
+    assert_true(exists(folder(w)));
+    hold_ok(w, (hold_out_t){.committed = &point});
+    assert_true(exists(fmt("%s/task.progress", folder(w))));
+    osync__buf_free(&point);
+    osync__buf_free(&expected);
+}
+
+static void failed_hand_out_keeps_the_hold(void **state) {
+    world_t *w = *state;
+    osync__buf_t point = {0};
+    log_point(w, 100, &point);
+    start_collector(w);
+    hold_ok(w, (hold_out_t){.committed = &point});
+    purge(w, 0, 2);
+    /* Before the hold has ended, and after. */
+    w->unknown_table = true;
+    add(w, (hand_out_t){.token = "a", .mode = 2, .point = &point});
+    assert_int_equal(w->code, -1);
+    w->unknown_table = false;
+    disk_full = 1;
+    add(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    disk_full = 0;
+    assert_int_equal(w->code, -1);
+    assert_non_null(strstr(w->msg, "No space left"));
+    assert_true(holds_log(w, 1));
+    hold_ok(w, (hold_out_t){.committed = &point});
+    assert_int_equal(w->first, 61);
+    osync__buf_free(&point);
+}
+
+/* A follower whose tablet doesn't answer keeps what it has. */
+static void hold_waits_for_its_tablet(void **state) {
+    world_t *w = *state;
+    start_collector(w);
+    hold_ok(w, (hold_out_t){0});
+    w->tablet_refuses = true;
+    ask_hold(w, (hold_out_t){0});
+    assert_int_equal(w->code, -1);
+    assert_non_null(strstr(w->msg, "not today"));
+    assert_int_equal(w->first, 1);
+    assert_true(holds_log(w, 0));
+    w->tablet_refuses = false;
+    hold_ok(w, (hold_out_t){0});
+}
+
+/* ---- the budget ---- */
+
+/* It links everything and delivers one pack, and then nobody takes rows. */
+static void stuck_task(world_t *w, bool commits) {
+    w->config.max_pack_size = 300;
+    w->config.heartbeat_ms = 50;
+    w->commit_at_once = commits;
+    w->script = as_ours;
+    w->most = 1;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    RUN_UNTIL(w, w->taken == 1 && w->packs >= 3);
+}
+
+static void too_much_pinned_is_given_up(void **state) {
+    world_t *w = *state;
+    osync__buf_t expected = {0};
+    expect_rows(w, &expected, 0);
+    w->config.max_pinned_bytes = 1;
+    w->config.min_free_percent = 0;
+    stuck_task(w, true);
+    run_for(w, 200);
+    assert_true(holds_log(w, 0)); /* nothing is pinned */
+    shell(fmt("cp -a %s/binlog %s/copy", w->source, w->top));
+    purge(w, 0, 3);
+    RUN_UNTIL(w, w->failed);
+    RUN_UNTIL(w, !exists(fmt("%s/binlog", folder(w))));
+    assert_false(exists(fmt("%s/snapshot", folder(w))));
+    assert_non_null(strstr(w->reason, "--max_pinned_bytes allows 1"));
+    assert_non_null(strstr(w->reason, "to 155 of the log")); /* what is missing */
+    assert_non_null(strstr(w->reason, "retry"));
+    assert_non_null(strstr(w->reason, "create --restart"));
+    /* It stays so, and links nothing more. */
+    int beats = w->beats;
+    RUN_UNTIL(w, w->beats >= beats + 4);
+    assert_true(w->failed);
+    assert_false(exists(fmt("%s/binlog", folder(w))));
+    /* The files come back, as copies: a new hand-out goes on with them. */
+    shell(fmt("rm -rf %s/binlog && mv %s/copy %s/binlog", w->source, w->top, w->source));
+    osync__buf_t point = {0};
+    copy(&point, &w->committed);
+    copy(&w->end, &w->committed);
+    w->rows.len = w->committed_rows;
+    w->most = 0;
+    add_ok(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    RUN_UNTIL(w, complete(w, expected.len));
+    assert_int_equal(w->rows.len, expected.len);
+    assert_memory_equal(w->rows.data, expected.data, expected.len);
+    RUN_UNTIL(w, !w->failed);
+    osync__buf_free(&point);
+    osync__buf_free(&expected);
+}
+
+/* What the disk is full of isn't ours; then a snapshot that the tablet has replaced is, and its log is all there. */
+static void full_disk_is_ours_only_if_links_pin(void **state) {
+    world_t *w = *state;
+    w->config.min_free_percent = 100;
+    stuck_task(w, false);
+    run_for(w, 300);
+    assert_false(w->failed);
+    shell(fmt("rm -rf %s/snapshot", w->source));
+    RUN_UNTIL(w, w->failed);
+    assert_non_null(strstr(w->reason, "less than --min_free_percent (100)"));
+    assert_non_null(strstr(w->reason, "still has the log that is needed: `retry` goes on"));
+    assert_false(exists(fmt("%s/snapshot", folder(w))));
+}
+
+static void get(world_t *w, const char *path, char *out, size_t size);
+
+static void hold_is_given_up_first(void **state) {
+    world_t *w = *state;
+    char text[8192];
+    w->config.min_free_percent = 100;
+    w->config.heartbeat_ms = 300;
+    start_collector(w);
+    w->script = as_ours;
+    w->most = 1;
+    w->config.max_pack_size = 300;
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    hold_ok(w, (hold_out_t){.pid = 1});
+    get(w, "/status", text, sizeof text);
+    assert_non_null(strstr(text, "[hold 3-1]"));
+    assert_non_null(strstr(text, "holds: 1"));
+    assert_non_null(strstr(text, "entries: 1 to "));
+    assert_non_null(strstr(text, "free: "));
+    get(w, "/status?format=json", text, sizeof text);
+    assert_non_null(strstr(text, "\"holds\": ["));
+    assert_non_null(strstr(text, "\"first_entry\": 1"));
+    assert_non_null(strstr(text, "\"min_free_percent\": 100"));
+    /* Two partitions never share files; here they do, but for this one. */
+    shell(fmt("cp %s/3-1/binlog/00000000.log %s/x && mv %s/x %s/3-1/binlog/00000000.log", w->data, w->top, w->top,
+              w->data));
+    purge(w, 0, 0);
+    RUN_UNTIL(w, !exists(fmt("%s/3-1", w->data)));
+    assert_true(holds_log(w, 0));
+    assert_false(w->failed);
+    RUN_UNTIL(w, w->failed); /* that wasn't enough */
+    assert_false(holds_log(w, 0));
+}
+
+/* ---- a full disk ---- */
+
+static void full_disk_is_waited_for(void **state) {
+    world_t *w = *state;
+    osync__buf_t before = {0}, after = {0};
+    size_t len = expected_len(w);
+    w->config.max_pack_size = 300;
+    w->config.heartbeat_ms = 50;
+    shell(fmt("mkdir %s/later && mv %s/binlog/00000005.log %s/later", w->top, w->source, w->top));
+    start_collector(w);
+    disk_full = 1;
+    add(w, (hand_out_t){.mode = 2});
+    assert_int_equal(w->code, -1);
+    assert_non_null(strstr(w->msg, "No space left"));
+    assert_false(exists(folder(w)));
+    disk_full = 0;
+    add_ok(w, (hand_out_t){.mode = 2});
+    RUN_UNTIL(w, w->packs >= 2);
+    assert_int_equal(osync__read_file(fmt("%s/task.progress", folder(w)), 1 << 20, &before, NULL), 0);
+    disk_full = 1;
+    commit(w);
+    RUN_UNTIL(w, strstr(w->reason, "No space left"));
+    assert_false(w->failed);
+    assert_int_equal(osync__read_file(fmt("%s/task.progress", folder(w)), 1 << 20, &after, NULL), 0);
+    assert_true(same(&before, &after));
+    assert_false(exists(fmt("%s/task.progress.tmp", folder(w))));
+    /* Nor can a new log file be linked. */
+    shell(fmt("mv %s/later/00000005.log %s/binlog", w->top, w->source));
+    RUN_UNTIL(w, strstr(w->reason, "link '"));
+    assert_false(w->failed);
+    disk_full = 0;
+    RUN_UNTIL(w, complete(w, len));
+    RUN_UNTIL(w, !strcmp(w->reason, ""));
+    commit(w);
+    RUN_UNTIL(w, !exists(fmt("%s/snapshot", folder(w))));
+    assert_complete(w);
+    osync__buf_free(&before);
+    osync__buf_free(&after);
+}
+
+/* The tablet's files were put there anew, with the same content: FAILED, and a new hand-out goes on with them, since
+ * term and checksum tell that it is the same log. */
+static void copied_partition_goes_on_when_handed_out_again(void **state) {
+    world_t *w = *state;
+    osync__buf_t expected = {0}, point = {0};
+    expect_rows(w, &expected, 0);
+    stuck_task(w, true);
+    copy(&point, &w->committed);
+    shell(fmt("cp -a %s/binlog %s/copy && rm -rf %s/binlog && mv %s/copy %s/binlog", w->source, w->top, w->source,
+              w->top, w->source));
+    w->most = 0;
+    RUN_UNTIL(w, w->failed);
+    assert_non_null(strstr(w->reason, "re-created"));
+    copy(&w->end, &w->committed);
+    w->rows.len = w->committed_rows;
+    add_ok(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    RUN_UNTIL(w, complete(w, expected.len));
+    assert_int_equal(w->rows.len, expected.len);
+    assert_memory_equal(w->rows.data, expected.data, expected.len);
+    osync__buf_free(&point);
+    osync__buf_free(&expected);
+}
+
 /* ---- the rest ---- */
 
 static void data_folder_belongs_to_one(void **state) {
@@ -1355,6 +1794,18 @@ int main(void) {
         T(young_snapshot_is_let_alone),
         T(test_defect_28_broken_log_is_reported),
         T(recreated_partition_is_reported),
+        T(hold_links_and_releases),
+        T(hold_keeps_what_a_diverged_log_needs),
+        T(hold_survives_a_restart_and_expires),
+        T(unreadable_hold_is_removed),
+        T(held_links_serve_a_hand_out),
+        T(failed_hand_out_keeps_the_hold),
+        T(hold_waits_for_its_tablet),
+        T(too_much_pinned_is_given_up),
+        T(full_disk_is_ours_only_if_links_pin),
+        T(hold_is_given_up_first),
+        T(full_disk_is_waited_for),
+        T(copied_partition_goes_on_when_handed_out_again),
         T(data_folder_belongs_to_one),
         T(status_page),
         T(bad_configuration),

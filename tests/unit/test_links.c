@@ -18,6 +18,7 @@
 
 #include "base/sys.h"
 #include "collector/links.h"
+#include "format/binlog.h"
 
 typedef struct world {
     char top[64];
@@ -401,6 +402,80 @@ static void release_keeps_what_is_needed(void **state) {
     p.ranges = NULL;
 }
 
+/* The point says which entry it follows. If that isn't the one that is held, this is the log of a later leader, and
+ * from where on the two are the same isn't known before it is read. */
+static void other_log_is_not_released(void **state) {
+    world_t *w = *state;
+    osync_error_t err = {0};
+    osync__binlog_t *log = NULL;
+    osync__log_record_t record;
+    Openmldb__Datasync__SyncPoint p = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    use_golden_log(w);
+    all(w);
+    assert_int_equal(osync__binlog_open(&log, w->binlog, &err), 0);
+    assert_int_equal(osync__binlog_seek(log, 171, &err), 0);
+    assert_int_equal(osync__binlog_next(log, &record, &err), 0);
+    p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG;
+    p.has_offset = p.has_last_term = p.has_last_crc = 1;
+    p.offset = 172;
+    p.last_term = record.term;
+    p.last_crc = osync__crc32c(0, record.payload, record.len);
+    osync__binlog_close(log);
+    p.last_term--;
+    release(w, &p);
+    assert_int_equal(held(w), 63);
+    p.last_term += 2;
+    release(w, &p);
+    assert_int_equal(held(w), 63);
+    p.last_term--;
+    p.last_crc++;
+    release(w, &p);
+    assert_int_equal(held(w), 63);
+    p.last_crc--;
+    p.offset = 100000;
+    release(w, &p);
+    assert_int_equal(held(w), 63);
+    p.offset = 172;
+    release(w, &p);
+    assert_int_equal(held(w), 32);
+}
+
+static void tells_what_the_tablet_lacks(void **state) {
+    world_t *w = *state;
+    osync_error_t err = {0};
+    uint64_t first = 9, last = 9;
+    Openmldb__Datasync__SyncPoint p = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG;
+    p.has_offset = 1;
+    p.offset = 100;
+    use_golden_log(w);
+    make_snapshot(w, "202611230101");
+    all(w);
+    assert_int_equal(osync__links_missing(&w->links, &p, &first, &last, &err), 0);
+    assert_int_equal(first, 0);
+    unlink(fmt("%s/00000000.log", w->binlog));
+    assert_int_equal(osync__links_missing(&w->links, &p, &first, &last, &err), 0);
+    assert_int_equal(first, 0); /* file 1 begins with 61 */
+    unlink(fmt("%s/00000001.log", w->binlog));
+    assert_int_equal(osync__links_missing(&w->links, &p, &first, &last, &err), 0);
+    assert_int_equal(first, 99);
+    assert_int_equal(last, 132);
+    assert_int_equal(osync__links_entries(&w->links, &first, &last, &err), 0);
+    assert_int_equal(first, 1);
+    assert_true(last > 171);
+    assert_int_equal(osync__links_drop(&w->links, &err), 0);
+    assert_int_equal(held(w), 0);
+    assert_false(exists(fmt("%s/snapshot", w->dir)));
+    assert_int_equal(w->links.files, 0);
+    assert_int_equal(w->links.pinned, 0);
+    assert_int_equal(osync__links_entries(&w->links, &first, &last, &err), 0);
+    assert_int_equal(last, 0);
+    /* Who begins anew needs nothing. */
+    p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    assert_int_equal(osync__links_missing(&w->links, &p, &first, &last, &err), 0);
+    assert_int_equal(first, 0);
+}
+
 static void test_defect_43_released_is_not_linked_again(void **state) {
     world_t *w = *state;
     Openmldb__Datasync__SyncPoint p = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
@@ -456,6 +531,8 @@ int main(void) {
         T(numbers_that_go_back),
         T(purged_files_stay_linked),
         T(release_keeps_what_is_needed),
+        T(other_log_is_not_released),
+        T(tells_what_the_tablet_lacks),
         T(test_defect_43_released_is_not_linked_again),
         T(other_file_system_is_refused),
     };

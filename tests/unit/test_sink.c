@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -66,6 +67,10 @@ static void got_label(void *arg, int status, const void *label, size_t len, cons
     if (!status && len) osync__buf_append(&((result_t *)arg)->label, label, len);
 }
 
+static void got_read(void *arg, int status, const void *data, size_t len, const osync_error_t *err) {
+    got_label(arg, status, data, len, err);
+}
+
 static void got_list(void *arg, int status, const char *const *names, size_t n, const osync_error_t *err) {
     result_t *r = arg;
     got(arg, status, err);
@@ -95,6 +100,7 @@ static int wait_for(int rc, result_t *r) {
 #define STAT(sink, r, path)      (result_free(&(r)), wait_for((sink)->ops->stat((sink), path, got_stat, &(r)), &(r)))
 #define LIST(sink, r, path)      (result_free(&(r)), wait_for((sink)->ops->list((sink), path, got_list, &(r)), &(r)))
 #define LABEL(sink, r, p)        (result_free(&(r)), wait_for((sink)->ops->get_label((sink), p, got_label, &(r)), &(r)))
+#define READ(sink, r, p, at, n)  (result_free(&(r)), wait_for((sink)->ops->read((sink), p, at, n, got_read, &(r)), &(r)))
 
 static void closed(void *arg) {
     *(bool *)arg = true;
@@ -307,6 +313,38 @@ static void label_parts_hold_every_byte(void **state) {
         osync__buf_free(&all);
     }
     free(label);
+}
+
+static void expect_bytes(result_t *r, const char *text) {
+    assert_int_equal(r->label.len, strlen(text));
+    if (r->label.len) assert_memory_equal(r->label.data, text, r->label.len);
+}
+
+static void file_reads(void **state) {
+    (void)state;
+    osync_sink_t *sink = file_sink();
+    result_t r = {0};
+    put_file(sink, in("f"), "0123456789");
+    assert_int_equal(READ(sink, r, in("f"), 0, 8u << 20), 0);
+    expect_bytes(&r, "0123456789");
+    assert_int_equal(READ(sink, r, in("f"), 3, 4), 0);
+    expect_bytes(&r, "3456");
+    assert_int_equal(READ(sink, r, in("f"), 8, 4), 0);
+    expect_bytes(&r, "89");
+    assert_int_equal(READ(sink, r, in("f"), 10, 4), 0);
+    expect_bytes(&r, "");
+    assert_int_equal(READ(sink, r, in("f"), UINT64_C(1) << 60, 4), 0);
+    expect_bytes(&r, "");
+    assert_int_equal(READ(sink, r, in("none"), 0, 4), OSYNC_ENOENT);
+    assert_int_equal(mkdir(in("d"), 0755), 0);
+    assert_int_equal(READ(sink, r, in("d"), 0, 4), OSYNC_ENOENT);
+    assert_int_equal(mkfifo(in("pipe"), 0600), 0);
+    assert_int_equal(READ(sink, r, in("pipe"), 0, 4), OSYNC_ENOENT); /* not waited for */
+    result_free(&r);
+    assert_int_equal(sink->ops->read(sink, in("f"), 0, (8u << 20) + 1, got_read, &r), OSYNC_EINVAL);
+    assert_int_equal(sink->ops->read(sink, in("f"), 0, 0, got_read, &r), OSYNC_EINVAL);
+    assert_int_equal(sink->ops->read(sink, in("f"), UINT64_MAX, 4, got_read, &r), OSYNC_EINVAL);
+    close_sink(sink);
 }
 
 static void file_removes_and_lists(void **state) {
@@ -852,6 +890,194 @@ static void web_lists_in_pages(void **state) {
     server_stop(&server);
 }
 
+#define OPEN_F         "GET /webhdfs/v1/f%20%C3%A9%2B?op=OPEN&user.name=alice&noredirect=true&offset=5&length=4 "
+#define OPEN_AT(query) "{\"Location\":\"http://@/webhdfs/v1/f%20é+?op=OPEN" query "\"}"
+
+static void web_reads(void **state) {
+    (void)state;
+    static const char data[] = "GET /webhdfs/v1/f%20%C3%A9%2B?op=OPEN&delegation=t%2F&offset=5&length=4 ";
+#define AT_5 "&delegation=t%2F&offset=5&length=4"
+    static const struct {
+        step_t steps[2];
+        int status;
+        const char *bytes;
+    } cases[] = {
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)}, {REPLY, data, "200 OK", "abcd"}}, 0, "abcd"},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)}, {REPLY, data, "200 OK", "ab"}}, 0, "ab"},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)}, {REPLY, data, "200 OK", "abcde"}}, OSYNC_EUNKNOWN, NULL},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)}, {CUT, data, "200 OK", "abcd"}}, OSYNC_ECONN, NULL},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)}, {RESET, data, "", ""}}, OSYNC_ECONN, NULL},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)},
+          {REPLY, data, "307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/", ""}},
+         OSYNC_EUNKNOWN,
+         NULL},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5)},
+          {REPLY, data, "404 Not Found", REMOTE("FileNotFoundException", "\"gone\"")}},
+         OSYNC_ENOENT,
+         NULL},
+        {{{REPLY, OPEN_F, "307 Temporary Redirect\r\nLocation: http://@/webhdfs/v1/f%20é+?op=OPEN" AT_5, ""},
+          {REPLY, data, "200 OK", "abcd"}},
+         0,
+         "abcd"},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT("&length=4")}}, OSYNC_EUNKNOWN, NULL},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT("&offset=0&length=4")}}, OSYNC_EUNKNOWN, NULL},
+        {{{REPLY, OPEN_F, "200 OK", OPEN_AT(AT_5 "&op=CREATE")}}, OSYNC_EUNKNOWN, NULL},
+        {{{REPLY, OPEN_F, "200 OK", "{\"Location\":\"http://@/webhdfs/v1/other?op=OPEN" AT_5 "\"}"}},
+         OSYNC_EUNKNOWN,
+         NULL},
+        {{{REPLY, OPEN_F, "200 OK", "abcd"}}, OSYNC_EUNKNOWN, NULL},
+        {{{REPLY, OPEN_F, "404 Not Found", REMOTE("FileNotFoundException", "\"no\"")}}, OSYNC_ENOENT, NULL},
+        {{{REPLY, OPEN_F, "403 Forbidden",
+           REMOTE("IOException", "\"Offset=5 out of the range [0, 5); OPEN, path=/f\"")}},
+         0,
+         ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        server_t server;
+        result_t r = {0};
+        step_t steps[2] = {cases[i].steps[0], cases[i].steps[1]};
+        char moved[512];
+        server_start(&server, steps, steps[1].expect ? 2 : 1);
+        char *at = strchr(steps[0].status, '@'); /* only bodies are filled in by the server */
+        if (at) {
+            (void)snprintf(moved, sizeof moved, "%.*s%s%s", (int)(at - steps[0].status), steps[0].status,
+                           server.address, at + 1);
+            steps[0].status = moved;
+        }
+        osync_sink_t *sink = web_sink(server.address, 10000);
+        int status = READ(sink, r, "/f é+", 5, 4);
+        if (status != cases[i].status) print_error("case %zu: %s\n", i, r.err.message);
+        assert_int_equal(status, cases[i].status);
+        if (cases[i].bytes) expect_bytes(&r, cases[i].bytes);
+        result_free(&r);
+        close_sink(sink);
+        server_stop(&server);
+    }
+}
+
+/* One call of each kind, on the path "/f". */
+static int call_number(osync_sink_t *sink, unsigned kind, result_t *r) {
+    osync_sink_file_t *f = NULL;
+    switch (kind) {
+    case 0:
+        return CALL(sink, *r, mkdirs, "/f");
+    case 1:
+        return STAT(sink, *r, "/f");
+    case 2:
+        return CALL(sink, *r, set_label, "/f", "label", 5);
+    case 3:
+        return LABEL(sink, *r, "/f");
+    case 4:
+        return CALL(sink, *r, rename, "/f", "/g");
+    case 5:
+        return CALL(sink, *r, remove, "/f", true);
+    case 6:
+        return LIST(sink, *r, "/f");
+    case 7:
+        return CALL(sink, *r, barrier, "/f");
+    case 8:
+        return READ(sink, *r, "/f", 0, 4);
+    default: {
+        int status = CALL(sink, *r, create, "/f", &f);
+        result_t end = {0};
+        assert_int_equal(ABORT(f, end), 0);
+        result_free(&end);
+        return status;
+    }
+    }
+}
+
+/* What waiting mends must be told from what it doesn't, whichever call meets it; and each is sent once. */
+static void web_classifies_every_answer_to_every_call(void **state) {
+    (void)state;
+    static const struct {
+        step_t step;
+        int status;
+    } cases[] = {
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("SafeModeException", "\"Name node is in safe mode.\"")},
+         OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("RetriableException", "\"Name node is in safe mode.\"")},
+         OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("StandbyException", "\"state standby\"")}, OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("DSQuotaExceededException", "\"The DiskSpace quota\"")},
+         OSYNC_ENOSPC},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("QuotaByStorageTypeExceededException", "\"q\"")}, OSYNC_ENOSPC},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("FSLimitException$MaxDirectoryItemsExceededException", "\"l\"")},
+         OSYNC_ENOSPC},
+        {{REPLY, "/f?op=", "403 Forbidden",
+          REMOTE("IOException", "\"File /f could only be written to 0 of the 1 minReplication nodes.\"")},
+         OSYNC_EIO},
+        {{REPLY, "/f?op=", "400 Bad Request",
+          REMOTE("IllegalArgumentException", "\"java.net.UnknownHostException: ns1\"")},
+         OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "400 Bad Request", REMOTE("IllegalArgumentException", "\"Invalid value\"")}, OSYNC_EINVAL},
+        {{REPLY, "/f?op=", "401 Unauthorized", REMOTE("SecurityException", "\"Failed to obtain user\"")}, OSYNC_EPERM},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("AccessControlException", "\"Permission denied: user=alice\"")},
+         OSYNC_EPERM},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("AccessControlException", "\"/f (is not a directory)\"")},
+         OSYNC_ENOENT},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("ParentNotDirectoryException", "\"/f (is not a directory)\"")},
+         OSYNC_ENOENT},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("UnsupportedOperationException", "\"no\"")}, OSYNC_ENOTSUP},
+        {{REPLY, "/f?op=", "403 Forbidden", REMOTE("OfTomorrowException", "null")}, OSYNC_EIO},
+        {{REPLY, "/f?op=", "400 Bad Request", "<html>"}, OSYNC_EUNKNOWN},
+        {{REPLY, "/f?op=", "403 Forbidden", "{\"RemoteException\":{\"exception\":\"AccessControlExcep"}, OSYNC_EPERM},
+        {{REPLY, "/f?op=", "404 Not Found", ""}, OSYNC_EUNKNOWN},
+        {{REPLY, "/f?op=", "429 Slow Down", ""}, OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "500 Oops", REMOTE("NullPointerException", "null")}, OSYNC_EIO},
+        {{REPLY, "/f?op=", "502 Bad Gateway", "<html>"}, OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "503 Busy", ""}, OSYNC_EAGAIN},
+        {{REPLY, "/f?op=", "201 Created", "x"}, OSYNC_EUNKNOWN},
+        {{REPLY, "/f?op=", "301 Moved\r\nLocation: http://127.0.0.1:1/", ""}, OSYNC_EUNKNOWN},
+        {{REPLY, "/f?op=", "307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/webhdfs/v1/x", ""}, OSYNC_EUNKNOWN},
+        {{REPLY, "/f?op=", "200 OK", "{\"boolean\":"}, OSYNC_EUNKNOWN},
+        {{REPLY, "/f?op=", "200 OK", "<html>please log in</html>"}, OSYNC_EUNKNOWN},
+        {{CUT, "/f?op=", "200 OK", "{}"}, OSYNC_ECONN},
+        {{CUT, "/f?op=", "403 Forbidden", REMOTE("FileAlreadyExistsException", "\"x\"")}, OSYNC_ECONN},
+        {{RESET, "/f?op=", "", ""}, OSYNC_ECONN},
+        {{HANG, "/f?op=", "", ""}, OSYNC_ETIMEOUT},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bool waiting_mends = cases[i].status != OSYNC_EINVAL && cases[i].status != OSYNC_ENOTSUP &&
+                             cases[i].status != OSYNC_EPERM && cases[i].status != OSYNC_ENOENT;
+        assert_int_equal(osync_err_retriable(cases[i].status), waiting_mends);
+        for (unsigned kind = 0; kind < 10; kind++) {
+            server_t server;
+            result_t r = {0};
+            server_start(&server, &cases[i].step, 1);
+            osync_sink_t *sink = web_sink(server.address, cases[i].step.act == HANG ? 50 : 10000);
+            int status = call_number(sink, kind, &r);
+            if (status != cases[i].status) print_error("case %zu, call %u: %s\n", i, kind, r.err.message);
+            assert_int_equal(status, cases[i].status);
+            result_free(&r);
+            close_sink(sink);
+            server_stop(&server);
+        }
+    }
+}
+
+/* Of AddressSanitizer's own allocator, if it is there. */
+extern size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
+
+static size_t allocated(void) {
+    return __sanitizer_get_current_allocated_bytes ? __sanitizer_get_current_allocated_bytes() : mallinfo2().uordblks;
+}
+
+/* An HDFS that is away for long is asked again and again. */
+static void web_failures_cost_no_memory(void **state) {
+    (void)state;
+    enum { ROUNDS = 300, CALLS = 10 };
+    result_t r = {0};
+    osync_sink_t *sink = web_sink("127.0.0.1:1", 10000);
+    size_t after_some = 0;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        for (unsigned kind = 0; kind < CALLS; kind++) assert_int_equal(call_number(sink, kind, &r), OSYNC_ECONN);
+        if (i == ROUNDS / 3) after_some = allocated();
+    }
+    assert_in_range(allocated(), 0, after_some + 65536);
+    close_sink(sink);
+}
+
 #define LOCATE_F                                                                                                       \
     "PUT /webhdfs/v1/f%20%C3%A9%2B?op=CREATE&user.name=alice&noredirect=true&overwrite=false&createparent=false "
 #define LOCATION(rest)                                                                                                 \
@@ -1210,6 +1436,7 @@ int main(void) {
         T(file_fence_waits_for_a_rename),
         T(file_labels),
         T(label_parts_hold_every_byte),
+        T(file_reads),
         T(file_removes_and_lists),
         T(file_many_at_once),
         T(file_abort_and_close_cancel),
@@ -1219,6 +1446,9 @@ int main(void) {
         T(web_rename_answers),
         T(web_other_answers),
         T(web_lists_in_pages),
+        T(web_reads),
+        T(web_classifies_every_answer_to_every_call),
+        T(web_failures_cost_no_memory),
         T(web_writes),
         T(web_refuses_wrong_locations),
         T(web_takes_a_redirect_of_create),
