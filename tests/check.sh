@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 packages=(gcc g++ clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler
   libprotobuf-c-dev libuv1-dev libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev
   libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest
-  zookeeper maven openjdk-17-jre-headless tzdata xz-utils curl ca-certificates git)
+  zookeeper maven openjdk-17-jre-headless spin tzdata xz-utils curl ca-certificates git)
 
 setup() {
   local missing=() p
@@ -56,7 +56,10 @@ build_clang() {
     ninja -C build/clang
 }
 # Random histories through the real reader, and the models of the protocols; what they count is printed at the end.
-seams() { OSYNC_HISTORIES=10000 build/gcc/tests/unit/test_seams; }
+seams() {
+  (cd tests && OSYNC_HISTORIES=10000 ../build/gcc/tests/unit/test_seams)
+  echo "histories 10000" >>build/numbers
+}
 model() { tests/model.sh; }
 # OpenSSL's and RocksDB's one-time allocations are theirs; what is ours must be freed.
 unit() { UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C build/clang --print-errorlogs --no-rebuild; }
@@ -65,7 +68,7 @@ step() { # name, command...
   local name=$1 log start=$SECONDS
   log=build/check-$(echo "$name" | tr -c 'a-z0-9\n' '-').log
   shift
-  printf '%-28s' "$name"
+  printf '%-30s' "$name"
   if "$@" >"$log" 2>&1; then
     printf 'ok  %4d s\n' $((SECONDS - start))
   else
@@ -103,4 +106,9 @@ step "build (clang, sanitizers)" build_clang
 step "unit tests (sanitizers)" unit
 grep -E '^(Ok|Fail|Expected Fail|Skipped|Timeout):' "build/check-unit-tests--sanitizers-.log"
 $fast && exit
-OSYNC_BUILD=$PWD/build/gcc /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e "${select[@]}"
+: >build/numbers
+step "read side (10,000 histories)" seams
+step "models (spin)" model
+tail -n 1 build/check-models--spin-.log
+export OSYNC_BUILD=$PWD/build/gcc OSYNC_BUILD_FAULTS=$PWD/build/clang OSYNC_NUMBERS=$PWD/build/numbers
+/usr/bin/python3 -m pytest -q -p no:cacheprovider tests/e2e "${select[@]}"

@@ -269,7 +269,9 @@ def main(argv=None):
         help="goes on where they end, under the earlier task's id",
     )
     begin.add_argument("--points", metavar="FILE", help="a new task that begins at what `points` printed")
-    parser.add_argument("--task", metavar="ID", help="create --continue, recover: the earlier task, if there are several")
+    parser.add_argument(
+        "--task", metavar="ID", help="create --continue, recover: the earlier task, if there are several"
+    )
     parser.add_argument(
         "--start-over", action="store_true", help="recover: a partition without any file begins at the beginning"
     )

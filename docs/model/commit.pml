@@ -52,11 +52,11 @@
 #define B(i) (1 << (i))
 
 mtype = { /* the steps, by their names in libosync/base/failpoint.def */
-    take_cas, take_mkdirs, stage_create, stage_finish, prepare_cas, publish_rename, commit_cas, fence_rename, block_create, revived_remove, others_cas,
-    claim_cas, claim_create,
+    take_cas, take_mkdirs, stage_create, stage_finish, prepare_cas, publish_rename, commit_cas, fence_rename,
+    block_create, revived_remove, others_cas, claim_create,
     forget_cas, settle_cas, adopt_cas, rebuilt_cas, erase_cas,
     /* and how they go */
-    _, _no_answer, _dies, _twice, _and_again_later, _refused
+    _done, _no_answer, _dies, _twice, _and_again_later, _refused
 };
 
 /* Answers. NO: refused, nothing was changed. NONE: unknown. */
@@ -212,11 +212,20 @@ active proctype Late() {
     byte i, k, res;
 end:
     do
-    :: atomic { late_mkdirs != 0 -> pick(late_mkdirs, i); late_mkdirs = late_mkdirs & ~B(i); do_mkdirs(i); i = 0; res = 0 }
+    :: atomic {
+        late_mkdirs != 0 ->
+        pick(late_mkdirs, i);
+        late_mkdirs = late_mkdirs & ~B(i);
+        printf("late: take_mkdirs\n");
+        do_mkdirs(i);
+        i = 0;
+        res = 0
+    }
     :: atomic {
         late_put != 0 ->
         pick(late_put, i);
         late_put = late_put & ~B(i);
+        printf("late: stage_create\n");
         do_create(i);
         if
         :: res == OK -> late_finish = late_finish | B(i)
@@ -225,15 +234,39 @@ end:
         i = 0;
         res = 0
     }
-    :: atomic { late_finish != 0 -> pick(late_finish, i); late_finish = late_finish & ~B(i); do_finish(i); i = 0; res = 0 }
-    :: atomic { late_publish != 0 -> pick(late_publish, i); printf("late: %e\n", publish_rename); late_publish = late_publish & ~B(i); do_publish(i); i = 0; res = 0 }
-    :: atomic { late_fence != 0 -> pick(late_fence, i); late_fence = late_fence & ~B(i); do_fence(i); i = 0; res = 0 }
+    :: atomic {
+        late_finish != 0 ->
+        pick(late_finish, i);
+        late_finish = late_finish & ~B(i);
+        printf("late: stage_finish\n");
+        do_finish(i);
+        i = 0;
+        res = 0
+    }
+    :: atomic {
+        late_publish != 0 ->
+        pick(late_publish, i);
+        late_publish = late_publish & ~B(i);
+        printf("late: publish_rename\n");
+        do_publish(i);
+        i = 0;
+        res = 0
+    }
+    :: atomic {
+        late_fence != 0 ->
+        pick(late_fence, i);
+        late_fence = late_fence & ~B(i);
+        printf("late: fence_rename\n");
+        do_fence(i);
+        i = 0;
+        res = 0
+    }
     od
 }
 
 /* ---- an owner ---- */
 
-#define SAY(step, how) printf("owner %d, incarnation %d: %e%e\n", me, inc, step, how)
+#define SAY(step, how) printf("owner %d, incarnation %d: %e %e\n", me, inc, step, how)
 
 /* One mutation on the sink; `later` puts it among the late ones. A process that dies while it waits knows no more than
  * one that dies before; so this is also each crash between two calls. The last way: it is done, the connection breaks,
@@ -241,7 +274,7 @@ end:
 #define CALL(step, now, later, copy)                                                                                   \
     atomic {                                                                                                           \
         if                                                                                                             \
-        :: now; SAY(step, _)                                                                                           \
+        :: now; SAY(step, _done)                                                                                       \
         :: tmo > 0 -> tmo--; later; res = NONE; SAY(step, _no_answer)                                                  \
         :: crashes > 0 -> crashes--; later; SAY(step, _dies); goto start                                               \
         :: dups > 0 -> dups--; now; copy; SAY(step, _and_again_later)                                                  \
@@ -265,11 +298,12 @@ end:
 #else
 #define CHANGED skip
 #endif
+#define COMMIT(t) s[S].n = n + 1; s[S].pos = t_to[t]; s[S].pt = 0; s[S].pf = 0; assert(COMPLETE(s[S].pos))
 #define CAS(step, value)                                                                                               \
     atomic {                                                                                                           \
         if                                                                                                             \
         :: !MINE -> res = NO; SAY(step, _refused)                                                                      \
-        :: MINE -> value; CHANGED; res = OK; SAY(step, _)                                                              \
+        :: MINE -> value; CHANGED; res = OK; SAY(step, _done)                                                          \
         :: MINE && tmo > 0 -> tmo--; value; CHANGED; res = NONE; SAY(step, _no_answer)                                 \
         :: MINE && crashes > 0 -> crashes--; value; CHANGED; SAY(step, _dies); goto start                              \
         fi                                                                                                             \
@@ -310,7 +344,9 @@ inline look_for_others() {
         do
         :: i <= INCS ->
             if
-            :: i != inc && (place[i] != 0 || tomb[i] != 0) && !(former & B(i)) -> former = former | B(i); left = left | B(i)
+            :: i != inc && (place[i] != 0 || tomb[i] != 0) && !(former & B(i)) ->
+                former = former | B(i);
+                left = left | B(i)
             :: else
             fi;
             i++
@@ -321,7 +357,9 @@ inline look_for_others() {
 #ifdef UNORDERED_CLAIMS
         if
         :: rebuilding && k == former && s[S].knows >= claim[1 - S] -> claimed_alone = 1
-        :: rebuilding && !claimed_alone && s[S].knows < claim[1 - S] -> s[S].knows = claim[1 - S]; goto again
+        :: rebuilding && !claimed_alone && s[S].knows < claim[1 - S] ->
+            s[S].knows = claim[1 - S];
+            goto again
         :: else
         fi;
 #endif
@@ -369,7 +407,8 @@ start: /* a new process remembers nothing */
 
 again: /* step 1: the record is read, and taken over. To be refused here and to read again is one more turn. */
     atomic {
-        former = 0; left = 0; n = 0; pos = 0; pt = 0; pf = 0; i = 0; t = 0; k = 0; res = 0; own = 0; rebuilding = 0; yes = 0;
+        former = 0; left = 0; n = 0; pos = 0; pt = 0; pf = 0; own = 0; rebuilding = 0;
+        i = 0; t = 0; k = 0; res = 0; yes = 0;
         if
         :: owned && s[S].inc != inc -> goto over /* another owner has taken over */
         :: !owned && removing && me == 0 -> goto over /* the task's own record says that it is to end */
@@ -412,7 +451,7 @@ again: /* step 1: the record is read, and taken over. To be refused here and to 
 #endif
             s[S].there = 1;
             if
-            :: res = OK; SAY(take_cas, _)
+            :: res = OK; SAY(take_cas, _done)
             :: tmo > 0 -> tmo--; res = NONE; SAY(take_cas, _no_answer)
             :: crashes > 0 -> crashes--; SAY(take_cas, _dies); goto start
             fi
@@ -446,11 +485,11 @@ again: /* step 1: the record is read, and taken over. To be refused here and to 
 
 #ifndef NO_CLAIM
     /* The claim comes before the look for others, and the folder of a new incarnation before the look for claims: so
-     * either the other store's owner sees the claim, or his folder is seen here. It is newer than all that were there. */
+     * either the other store's owner sees the claim, or his folder is seen here. It is newer than all others. */
     if
     :: rebuilding && own == 0 ->
         own = NEWEST_CLAIM;
-        CAS(claim_cas, s[S].own = own);
+        CAS(others_cas, s[S].own = own);
         UNLESS_OK(again)
     :: else
     fi;
@@ -459,7 +498,7 @@ again: /* step 1: the record is read, and taken over. To be refused here and to 
         atomic {
             claim[S] = own; /* with [claim_finish], or [claim_barrier] if it was there already */
             if
-            :: claimed = 1; SAY(claim_create, _)
+            :: claimed = 1; SAY(claim_create, _done)
             :: tmo > 0 -> tmo--; SAY(claim_create, _no_answer); goto again
             :: crashes > 0 -> crashes--; SAY(claim_create, _dies); goto start
             fi
@@ -501,9 +540,8 @@ fence: /* step 6 */
         :: else /* NO: it was fenced before, and then [fence_barrier]; or the folder was never made */
         fi;
 #endif
-#ifndef NO_BLOCK
         if
-        :: place[i] == FOLDER -> atomic { place[i] = 0; do_drop(i, PART, WHOLE); SAY(revived_remove, _) }
+        :: place[i] == FOLDER -> atomic { place[i] = 0; do_drop(i, PART, WHOLE); SAY(revived_remove, _done) }
         :: else
         fi;
         atomic {
@@ -512,18 +550,17 @@ fence: /* step 6 */
             :: else -> place[i] = FILE /* with [block_finish] */
             fi;
             if
-            :: SAY(block_create, _)
+            :: SAY(block_create, _done)
             :: crashes > 0 -> crashes--; SAY(block_create, _dies); goto start
             fi
         };
-#endif
         atomic { left = left & ~B(i); i = 0; res = 0 }
     :: else -> break
     od;
 
 #ifndef ONE_LOOK
-    /* Others that the record doesn't know, until there are none. After the fence: a claim that comes later than this look
-     * finds nothing of ours that isn't fenced, so nothing of it is taken away by our cleaning. */
+    /* Others that the record doesn't know, until there are none. After the fence: what we fence and clean is older than
+     * a claim that comes after this look, so nothing is taken away from its owner. */
     look_for_others();
     if
     :: left != 0 -> goto fence
@@ -546,7 +583,7 @@ fence: /* step 6 */
             :: crashes > 0 -> crashes--; goto start
             fi
         };
-        CAS(erase_cas, s[S].pos = ROWS; s[S].pt = 0; s[S].inc = 0); /* [erase_cas] here: nobody takes it over any more */
+        CAS(erase_cas, s[S].pos = ROWS; s[S].pt = 0; s[S].inc = 0); /* here: nobody takes it over any more */
         UNLESS_OK(again);
         removed = 1;
         goto over
@@ -555,7 +592,7 @@ fence: /* step 6 */
 #endif
 
 #ifdef REBUILD
-    /* After the fence nothing is published any more: the newest file tells where to go on. */
+    /* After the fence nothing is published: the newest file tells where to go on. [rebuilt_barrier] */
     if
     :: rebuilding ->
         atomic {
@@ -569,7 +606,7 @@ fence: /* step 6 */
             fi;
             t = 0
         };
-        CAS(rebuilt_cas, s[S].n = n; s[S].pos = pos; s[S].rebuilding = 0; assert(COMPLETE(pos))); /* [rebuilt_barrier, rebuilt_cas] */
+        CAS(rebuilt_cas, s[S].n = n; s[S].pos = pos; s[S].rebuilding = 0; assert(COMPLETE(pos)));
         UNLESS_OK(again);
         rebuilding = 0
     :: else
@@ -583,7 +620,7 @@ settle: /* Decided by the tomb, and by the file's identity; never by the final n
         do
         :: i <= INCS ->
             if
-            :: former & B(i) & ~pt -> tomb[i] = 0; do_drop(i, TOMB_PART, TOMB_WHOLE)
+            :: former & B(i) -> tomb[i] = 0; do_drop(i, TOMB_PART, TOMB_WHOLE)
             :: else
             fi;
             i++
@@ -622,9 +659,9 @@ settle: /* Decided by the tomb, and by the file's identity; never by the final n
     };
     if
     :: yes ->
-        CAS(settle_cas, s[S].n = n + 1; s[S].pos = t_to[pt - 1]; s[S].pt = 0; s[S].pf = 0; assert(COMPLETE(s[S].pos))) /* [settle_barrier, settle_cas] */
+        CAS(settle_cas, COMMIT(pt - 1)) /* after [settle_barrier] */
     :: else ->
-        CAS(forget_cas, s[S].pt = 0; s[S].pf = 0) /* [forget_cas] */
+        CAS(forget_cas, s[S].pt = 0; s[S].pf = 0)
     fi;
     UNLESS_OK(again);
     atomic {
@@ -651,7 +688,7 @@ look: /* the next slot: after a loss of the store, a file of ours may be there *
             goto over
         fi
     };
-    CAS(adopt_cas, s[S].n = n + 1; s[S].pos = t_to[t]; s[S].pt = 0; s[S].pf = 0; assert(COMPLETE(s[S].pos))); /* [adopt_barrier, adopt_cas] */
+    CAS(adopt_cas, COMMIT(t)); /* after [adopt_barrier] */
     UNLESS_OK(again);
     atomic { pt = 0; pf = 0; n = s[S].n; pos = s[S].pos; t = 0 };
     goto look;
@@ -662,7 +699,10 @@ clean: /* only now, when the record holds what the tombs told. It is stored with
         do
         :: i <= INCS ->
             if
-            :: (former & ~s[S].blocked) & B(i) -> tomb[i] = 0; do_drop(i, TOMB_PART, TOMB_WHOLE); cleaned = cleaned | B(i) /* [tomb_remove] */
+            :: (former & ~s[S].blocked) & B(i) -> /* [tomb_remove] */
+                tomb[i] = 0;
+                do_drop(i, TOMB_PART, TOMB_WHOLE);
+                cleaned = cleaned | B(i)
             :: else
             fi;
             i++
@@ -721,9 +761,10 @@ work: /* steps 2 and 3: a name used once, in the folder of this incarnation */
 #endif
     UNLESS_OK(again);
     pf = file_id[t];
-    CAS(prepare_cas, s[S].pt = t + 1; s[S].pf = pf; s[S].blocked = s[S].blocked | cleaned); /* step 4 [prepare_cas] */
+    CAS(prepare_cas, s[S].pt = t + 1; s[S].pf = pf; s[S].blocked = s[S].blocked | cleaned); /* step 4 */
     UNLESS_OK(again);
-    CALL(publish_rename, do_publish(t), late_publish = late_publish | B(t), late_publish = late_publish | B(t)); /* step 5 */
+    /* step 5 */
+    CALL(publish_rename, do_publish(t), late_publish = late_publish | B(t), late_publish = late_publish | B(t));
 #ifdef REFUSED_IS_FAILED
     if
     :: res == NO ->
@@ -734,7 +775,7 @@ work: /* steps 2 and 3: a name used once, in the folder of this incarnation */
     fi;
 #endif
     UNLESS_OK(again); /* whatever isn't plain success is unknown */
-    CAS(commit_cas, s[S].n = n + 1; s[S].pos = t_to[t]; s[S].pt = 0; s[S].pf = 0; assert(COMPLETE(s[S].pos))); /* [commit_cas] */
+    CAS(commit_cas, COMMIT(t));
     UNLESS_OK(again);
     atomic { n = s[S].n; pos = s[S].pos; pf = 0; t = 0 };
     goto work;

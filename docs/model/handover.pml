@@ -27,8 +27,6 @@
 #define LATE 2  /* requests under way that nobody waits for */
 #define NO 99   /* no point */
 
-mtype = { add_task, send_data, send_answer, record_put, commit_cas, task_unlink, log_unlink };
-
 /* ---- requests and answers ---- */
 
 /* Answers. */
@@ -67,6 +65,9 @@ bit purged = 0;
 byte tmo = TMO, s_crashes = CRASHES, c_crashes = CRASHES, troubles = TROUBLES, handouts = 0;
 
 #define COVERS(c) (has[c] && from[c] <= cp)
+
+#define clear(r) r.there = 0; r.tok = 0; r.start = 0; r.next = 0; r.fin = 0
+#define fill(r) r.there = 1; r.tok = c_tok[me]; r.start = point; r.next = next; r.fin = fin
 
 /* ---- the scheduler's steps ---- */
 
@@ -166,7 +167,7 @@ inline hand_out(ch) {
     unassigned = 0;
     handing = 1;
     rewind();
-    ch ! tok, cp;
+    ch ! tok, cp; /* [add_task] */
     printf("scheduler: hands out token %d from %d\n", tok, cp)
 }
 
@@ -175,11 +176,11 @@ active proctype Scheduler() {
     bit taken;
 end_wait:
     do
-    /* SendData */
+    /* SendData; what `handle` answers is [send_answer] */
     :: atomic { req[0].there -> handle(req[0], 0); req[0].there = 0 }
     :: atomic { req[1].there -> handle(req[1], 1); req[1].there = 0 }
-    :: atomic { late[0].there -> handle(late[0], 2); late[0].there = 0; late[0].tok = 0; late[0].start = 0; late[0].next = 0; late[0].fin = 0 }
-    :: atomic { late[1].there -> handle(late[1], 2); late[1].there = 0; late[1].tok = 0; late[1].start = 0; late[1].next = 0; late[1].fin = 0 }
+    :: atomic { late[0].there -> handle(late[0], 2); clear(late[0]) }
+    :: atomic { late[1].there -> handle(late[1], 2); clear(late[1]) }
     /* on_appended */
     :: atomic {
         works && work.next > work.start ->
@@ -217,7 +218,7 @@ end_wait:
         fi;
         end_work(DONE)
     }
-    :: atomic { end > cp -> commit() }
+    :: atomic { end > cp -> commit() } /* [commit_cas] */
     :: atomic {
         troubles > 0 && cp < ROWS ->
         troubles--;
@@ -234,7 +235,7 @@ end_wait:
         rewind();
         end = cp;
         works = 0; work.start = 0; work.next = 0; work.fin = 0; work_of = 0;
-        handing = 0; heard = 0; proved = 0; unassigned = 1; /* the answer to AddSyncTask was lost with it, if there was one */
+        handing = 0; heard = 0; proved = 0; unassigned = 1;
         if
         :: tok > 0 -> unassigned = 0
         :: else
@@ -263,7 +264,7 @@ end_wait:
 inline drop_links() {
     /* Links that nobody else has are dropped only after the end. */
     assert(cp == 0 || cp == ROWS || !purged || !COVERS(me) || COVERS(1 - me));
-    has[me] = 0;
+    has[me] = 0; /* [task_unlink, folder_remove] */
     c_tok[me] = 0;
     c_cp[me] = 0;
     from[me] = 0;
@@ -278,7 +279,7 @@ inline take_over(p) { /* link_work */
     :: has[me] && p != 0 -> skip /* the links of the task before are of use */
     :: else -> from[me] = (purged && p != 0 -> ROWS : p) /* from the beginning, any snapshot will do */
     fi;
-    has[me] = 1;
+    has[me] = 1; /* [log_link, file_rename] */
     c_tok[me] = t;
     c_cp[me] = p;
     point = p;
@@ -287,13 +288,13 @@ inline take_over(p) { /* link_work */
     sent = 0;
     ans[me] = NOTHING;
     req[me].there = 0; /* the call of the task before is canceled */
-    add_ans ! t, 1
+    add_ans ! t, 1 /* [add_answer] */
 }
 
 inline put_late() {
     if
-    :: !late[0].there -> late[0].there = 1; late[0].tok = c_tok[me]; late[0].start = point; late[0].next = next; late[0].fin = fin
-    :: late[0].there && !late[1].there -> late[1].there = 1; late[1].tok = c_tok[me]; late[1].start = point; late[1].next = next; late[1].fin = fin
+    :: !late[0].there -> fill(late[0])
+    :: late[0].there && !late[1].there -> fill(late[1])
     :: else
     fi
 }
@@ -329,7 +330,7 @@ end_wait:
     :: atomic {
         runs && next != NO && !sent ->
         sent = 1;
-        req[me].there = 1; req[me].tok = c_tok[me]; req[me].start = point; req[me].next = next; req[me].fin = fin
+        fill(req[me]) /* [send_data] */
     }
     /* The answer doesn't come: the request is with the scheduler, or still under way. */
     :: atomic {

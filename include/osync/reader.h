@@ -74,9 +74,11 @@ OSYNC_API void osync_reader_config_init(osync_reader_config_t *config);
 /* Opens the files, finds the base and replays the window. `table` is borrowed and must outlive the reader; everything
  * else in `config` is borrowed during the call, but for `cancel`. *out is set on success only; osync_reader_close frees
  * it. Errors: OSYNC_EGAP (no base can be proven, or the log doesn't reach back far enough), OSYNC_EDIVERGED (it isn't
- * the log that was read before), OSYNC_ECORRUPT, OSYNC_EIO, OSYNC_ENOENT, with the file and the offset in the message;
- * OSYNC_ENOTSUP (the snapshot's keys have another form than the sync point says), OSYNC_ETOOBIG (a limit, named),
- * OSYNC_EINVAL (a field that the phase needs isn't set), OSYNC_ECANCELED, OSYNC_ENOMEM. */
+ * the log that was read before: a fail-over has lost what can't be done without), OSYNC_EAGAIN (it hasn't come as far
+ * as what was read before: a replica that lags; or a replica that has nothing but a snapshot yet), OSYNC_ECORRUPT,
+ * OSYNC_EIO, OSYNC_ENOENT, with the file and the offset in the message; OSYNC_ENOTSUP (the snapshot's keys have another
+ * form than the sync point says), OSYNC_ETOOBIG (a limit, named), OSYNC_EINVAL (a field that the phase needs isn't
+ * set), OSYNC_ECANCELED, OSYNC_ENOMEM. */
 OSYNC_API int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *config,
                                 osync_error_t *err);
 /* Frees the reader and what it made in `scratch_dir`. NULL is fine. */

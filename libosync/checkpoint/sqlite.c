@@ -401,8 +401,8 @@ static int db_open(store_t *s, osync_error_t *err) {
     OSYNC__AFTER(sqlite_open);
     if (rc) return db_error(err, s, "open");
     sqlite3_extended_result_codes(s->db, 1);
-    /* Exclusive before WAL, so that no shared memory file is used; the lock is taken by the first transaction and kept.
-     */
+    /* Exclusive before WAL, so that no shared memory file is used; the lock is taken by the first transaction and kept:
+     * a second scheduler can't work on this store (A15). */
     if ((rc = db_exec(s, "PRAGMA locking_mode = EXCLUSIVE", err)) ||
         (rc = db_exec(s, "PRAGMA journal_mode = WAL", err)) || (rc = db_exec(s, "PRAGMA synchronous = FULL", err)) ||
         (rc = db_exec(s, "BEGIN EXCLUSIVE", err)) || (rc = db_version(s, &version, err)))

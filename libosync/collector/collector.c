@@ -279,18 +279,17 @@ static void on_ready(osync__task_t *task) {
     osync__partition_t *p = osync__task_partition(task);
     p->active = task;
     p->incoming = NULL;
+    p->untaken = false;
 }
 
-static void on_ended(osync__task_t *task, bool untaken) {
-    osync__partition_t *p = osync__task_partition(task);
+/* One user less. */
+static void user_gone(osync__partition_t *p) {
     osync_collector_t *c = p->collector;
-    if (p->active == task) p->active = NULL;
-    if (p->incoming == task) p->incoming = NULL;
+    uint64_t key = p->key;
     p->users--;
     c->n_users--;
-    uint64_t key = p->key;
     if (p->incoming) osync__task_go_on(p->incoming);
-    bool again = untaken && !c->closing && p->users == 0;
+    bool again = p->untaken && !c->closing && p->users == 0;
     drop_if_unused(p);
     if (again && has_task(c, key))
         load_task(c, key);
@@ -299,15 +298,18 @@ static void on_ended(osync__task_t *task, bool untaken) {
     if (c->closing && c->n_users == 0) close_parts(c);
 }
 
+static void on_ended(osync__task_t *task, bool untaken) {
+    osync__partition_t *p = osync__task_partition(task);
+    if (p->active == task) p->active = NULL;
+    if (p->incoming == task) p->incoming = NULL;
+    p->untaken |= untaken;
+    user_gone(p);
+}
+
 static void on_hold_ended(osync__hold_t *hold) {
     osync__partition_t *p = osync__hold_partition(hold);
-    osync_collector_t *c = p->collector;
     p->hold = NULL;
-    p->users--;
-    c->n_users--;
-    if (p->incoming) osync__task_go_on(p->incoming);
-    drop_if_unused(p);
-    if (c->closing && c->n_users == 0) close_parts(c);
+    user_gone(p);
 }
 
 /* ---- requests ---- */

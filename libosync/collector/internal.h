@@ -27,6 +27,7 @@ typedef struct osync__partition {
     osync__task_t *incoming;
     osync__hold_t *hold;
     unsigned users; /* of its folder that are not freed yet: these three, and those that are ending */
+    bool untaken;   /* a hand-out has come to nothing, so that what is stored may have to be taken up again */
     UT_hash_handle hh;
 } osync__partition_t;
 

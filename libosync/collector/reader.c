@@ -395,7 +395,8 @@ static bool explained(const probe_t *ring, size_t first, size_t n, size_t i) {
     const probe_t *p = &ring[(first + i) % PROBES];
     for (size_t m = i + 1; m < n; m++) {
         const probe_t *q = &ring[(first + m) % PROBES];
-        bool same_pk = !q->f.pk || (q->pk.len == p->pk.len && !memcmp(q->pk.data, p->pk.data, p->pk.len));
+        bool same_pk =
+            !q->f.pk || (q->pk.len == p->pk.len && (p->pk.len == 0 || !memcmp(q->pk.data, p->pk.data, p->pk.len)));
         if (q->f.kind == DELETE && same_pk && q->f.start >= p->f.ts && p->f.ts > q->f.end) return true;
         if (q->f.kind == PUT && q->key.len == p->key.len && !memcmp(q->key.data, p->key.data, p->key.len)) return true;
     }
@@ -415,17 +416,33 @@ static int in_snapshot(osync_reader_t *r, const probe_t *p, osync__buf_t *value,
     return rc;
 }
 
+/* Goes to where the last PROBE_BYTES before file f begin, which may be several files back: small ones, and empty ones
+ * that a tablet leaves that starts again and again. */
+static int seek_probes(osync_reader_t *r, const osync__log_file_t *files, size_t f, osync_error_t *err) {
+    uint64_t left = PROBE_BYTES;
+    struct stat st;
+    for (size_t i = f; i-- > 0;) {
+        if (stat(files[i].path, &st)) return osync__err_errno(err, errno, "stat %s", files[i].path);
+        uint64_t size = (uint64_t)st.st_size;
+        if (size >= left || i == 0 || files[i - 1].number + 1 != files[i].number)
+            return osync__binlog_seek_near_end(r->log, files[i].number, size < left ? size : left, err);
+        left -= size;
+    }
+    return 0;
+}
+
 /* A clock that was set back can make a file look older than it is. So the last puts before the base must be in the
  * snapshot, or a later put, delete or TTL must explain why they aren't. Also learns term and crc of entry F. Needs the
- * range's window. */
-static int check_base(osync_reader_t *r, range_t *g, uint32_t file_before, bool *good, osync_error_t *err) {
+ * range's window. `f`: the file that begins with entry F+1, not the first. */
+static int check_base(osync_reader_t *r, range_t *g, const osync__log_file_t *files, size_t f, bool *good,
+                      osync_error_t *err) {
     int rc = 0;
     size_t first = 0, n = 0;
     osync__buf_t value = {0};
     probe_t *ring = calloc(PROBES, sizeof *ring);
     if (!ring) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     *good = true;
-    rc = osync__binlog_seek_near_end(r->log, file_before, PROBE_BYTES, err);
+    rc = seek_probes(r, files, f, err);
     while (!rc) {
         osync__log_record_t rec;
         probe_t *p = &ring[(first + n) % PROBES];
@@ -455,7 +472,8 @@ static int check_base(osync_reader_t *r, range_t *g, uint32_t file_before, bool 
     if (rc) goto done;
     if (g->at_base.next != g->base + 1) g->at_base = (osync__position_t){.next = g->base + 1};
 
-    bool counts_rows = r->table->ttl.lat > 0; /* which rows such a TTL has dropped can't be told from here */
+    /* Which rows a TTL that counts them has dropped can't be told from here. */
+    bool counts_rows = r->table->ttl.lat > 0 && r->table->ttl.type != OPENMLDB__TYPE__TTLTYPE__kAbsoluteTime;
     for (size_t i = 0; i < n && !counts_rows && *good; i++) {
         probe_t *p = &ring[(first + i) % PROBES];
         bool covered;
@@ -469,9 +487,9 @@ static int check_base(osync_reader_t *r, range_t *g, uint32_t file_before, bool 
         *good = covered;
         if (!covered)
             osync__log(OSYNC_LOG_WARN,
-                       "snapshot %s lacks the put of log entry %llu, which file times say is older: not trusting file "
-                       "%08u.log",
-                       r->snapshot_name, (unsigned long long)p->index, file_before);
+                       "snapshot %s lacks the put of log entry %llu, which file times say is older: looking for a base "
+                       "before entry %llu",
+                       r->snapshot_name, (unsigned long long)p->index, (unsigned long long)g->base);
     }
     rc = 0;
 done:
@@ -515,17 +533,20 @@ static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error
     for (size_t f = n; f-- > 0;) {
         if (!files[f].has_entry) continue;
         uint64_t start = files[f].first - 1;
+        uint32_t number = files[f].number;
         if (start > 0 && !(moment && began_before(files, f, moment))) continue;
         bool good = true;
-        uint32_t before = f > 0 ? files[f - 1].number : 0;
         g->base = start;
         g->at_base = (osync__position_t){.next = start + 1};
         rc = open_window(r, i, err);
-        if (!rc && start > 0 && f > 0) rc = check_base(r, g, before, &good, err);
+        if (rc) return rc;
+        n = osync__binlog_files(r->log, &files); /* reading may have listed the folder again */
+        for (f = 0; f < n && files[f].number < number;) f++;
+        if (start > 0 && f > 0) rc = check_base(r, g, files, f, &good, err);
         if (rc || good) return rc;
         osync__window_free(g->window);
         g->window = NULL;
-        n = osync__binlog_files(r->log, &files); /* reading may have listed the folder again */
+        n = osync__binlog_files(r->log, &files);
         if (f > n) f = n;
     }
     return osync__err(err, OSYNC_EGAP,
@@ -592,7 +613,7 @@ static int require_same_ranges(osync_reader_t *r, bool but_last, osync_error_t *
 static int begin_follow(osync_reader_t *r, osync_error_t *err) {
     int rc = 0;
     for (size_t i = 0; !rc && i < r->n_ranges; i++) rc = open_window(r, i, err);
-    if (!rc) rc = r->n_ranges > 0 ? require_same_log(r, &r->at, err) : go_on_in_same_log(r, err);
+    if (!rc && r->n_ranges == 0) rc = go_on_in_same_log(r, err); /* else the windows' ends have shown it */
     if (!rc) rc = osync__binlog_seek(r->log, r->at.next, err);
     r->stage = FOLLOW;
     return rc;
@@ -651,8 +672,6 @@ static int continue_in_other_snapshot(osync_reader_t *r, const Openmldb__Datasyn
     if (p->has_multi_ts && p->multi_ts != (protobuf_c_boolean)r->table->multi_ts)
         return osync__err(err, OSYNC_ENOTSUP, "the base index's keys have another form than when the traverse began");
     range_t *last = &r->ranges[r->n_ranges - 1];
-    uint64_t old_base = last->base;
-    osync__position_t old_at = last->at_base;
     osync__buf_t key = {0};
     int rc = osync__key_encode(r->table, p->pk.data, p->pk.len, p->ts, &key);
     bool nothing_read =
@@ -668,17 +687,8 @@ static int continue_in_other_snapshot(osync_reader_t *r, const Openmldb__Datasyn
         if (set_range_start(r, &r->ranges[i], p->pk.data, p->pk.len, p->ts))
             return osync__err(err, OSYNC_ENOMEM, "sync point: out of memory");
     }
-    range_t *g = &r->ranges[i];
     rc = find_base(r, i, rule, err);
-    if (rc) return rc;
-    if (g->base > old_base) { /* never raised: below P only the old base tells what is new */
-        osync__window_free(g->window);
-        g->window = NULL;
-        g->base = old_base;
-        g->at_base = old_at;
-        rc = open_window(r, i, err);
-    }
-    if (g->tail > r->last_tail) r->last_tail = g->tail;
+    if (r->ranges[i].tail > r->last_tail) r->last_tail = r->ranges[i].tail;
     return rc;
 }
 
@@ -705,6 +715,8 @@ static int follow_from(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p
     uint64_t need = r->n_ranges > 0 ? log_start(r).next : r->at.next;
     int rc = require_retained(r, need < r->at.next ? need : r->at.next, err);
     if (!rc && r->n_ranges > 0) rc = require_same_ranges(r, true, err);
+    /* A point of an earlier version doesn't say what the windows' ends were. */
+    if (!rc && r->n_ranges > 0 && !r->ranges[0].at_tail.known) rc = require_same_log(r, &r->at, err);
     return rc ? rc : begin_follow(r, err);
 }
 

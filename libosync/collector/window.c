@@ -28,9 +28,9 @@ struct osync__window {
     rocksdb_options_t *options, *delete_options;
     rocksdb_block_based_table_options_t *table_options;
     rocksdb_cache_t *cache;
-    rocksdb_t *db;                           /* NULL until the first entry */
-    rocksdb_column_family_handle_t *deletes; /* <u32 BE pk length> <pk> <u64 BE log index> -> <start> <end> */
-    rocksdb_column_family_handle_t *puts;    /* base index key -> log index of its last put */
+    rocksdb_t *db; /* base index key -> log index of its last put; NULL until the first entry */
+    /* <u32 BE pk length> <pk> <u64 BE log index> -> <start> <end>; NULL until the first delete */
+    rocksdb_column_family_handle_t *deletes;
     rocksdb_writebatch_t *batch;
     rocksdb_writeoptions_t *write_options;
     rocksdb_readoptions_t *read_options;
@@ -69,7 +69,6 @@ void osync__window_free(osync__window_t *w) {
     if (w->deletes_iter) rocksdb_iter_destroy(w->deletes_iter);
     if (w->batch) rocksdb_writebatch_destroy(w->batch);
     if (w->deletes) rocksdb_column_family_handle_destroy(w->deletes);
-    if (w->puts) rocksdb_column_family_handle_destroy(w->puts);
     if (w->db) rocksdb_close(w->db);
     if (w->write_options) rocksdb_writeoptions_destroy(w->write_options);
     if (w->read_options) rocksdb_readoptions_destroy(w->read_options);
@@ -91,7 +90,6 @@ void osync__window_free(osync__window_t *w) {
 static rocksdb_options_t *new_options(osync__window_t *w) {
     rocksdb_options_t *o = rocksdb_options_create();
     rocksdb_options_set_create_if_missing(o, 1);
-    rocksdb_options_set_create_missing_column_families(o, 1);
     rocksdb_options_set_write_buffer_size(o, WRITE_BUFFER);
     rocksdb_options_set_max_write_buffer_number(o, 2);
     rocksdb_options_set_max_open_files(o, 64);
@@ -122,15 +120,9 @@ static int open_db(osync__window_t *w, osync_error_t *err) {
     w->read_options = rocksdb_readoptions_create();
     w->batch = rocksdb_writebatch_create();
 
-    const char *names[] = {"default", "puts"};
-    const rocksdb_options_t *options[] = {w->delete_options, w->options};
-    rocksdb_column_family_handle_t *handles[2] = {NULL, NULL};
     char *text = NULL;
-    w->db = rocksdb_open_column_families(w->delete_options, w->dir, 2, names, options, handles, &text);
-    if (text) return db_error(w, text, err);
-    w->deletes = handles[0];
-    w->puts = handles[1];
-    return 0;
+    w->db = rocksdb_open(w->options, w->dir, &text);
+    return text ? db_error(w, text, err) : 0;
 }
 
 static int flush_batch(osync__window_t *w, osync_error_t *err) {
@@ -150,7 +142,7 @@ int osync__window_put(osync__window_t *w, const void *key, size_t len, uint64_t 
     int rc = w->db ? 0 : open_db(w, err);
     if (rc) return rc;
     osync__put_u64le(value, index);
-    rocksdb_writebatch_put_cf(w->batch, w->puts, key, len, (const char *)value, sizeof value);
+    rocksdb_writebatch_put(w->batch, key, len, (const char *)value, sizeof value);
     w->n_puts++;
     return flush_full_batch(w, err);
 }
@@ -200,6 +192,11 @@ int osync__window_delete(osync__window_t *w, const void *pk, size_t pk_len, uint
     int rc = w->db ? 0 : open_db(w, err);
     if (!rc) rc = delete_key(w, pk, pk_len, index, err);
     if (rc) return rc;
+    if (!w->deletes) {
+        char *text = NULL;
+        w->deletes = rocksdb_create_column_family(w->db, w->delete_options, "deletes", &text);
+        if (text) return db_error(w, text, err);
+    }
     osync__put_u64le(value, start);
     osync__put_u64le(value + 8, end);
     rocksdb_writebatch_put_cf(w->batch, w->deletes, (const char *)w->key.data, w->key.len, (const char *)value,
@@ -212,8 +209,8 @@ int osync__window_ready(osync__window_t *w, osync_error_t *err) {
     if (!w->db) return 0;
     int rc = flush_batch(w, err);
     if (rc) return rc;
-    w->puts_iter = rocksdb_create_iterator_cf(w->db, w->read_options, w->puts);
-    w->deletes_iter = rocksdb_create_iterator_cf(w->db, w->read_options, w->deletes);
+    w->puts_iter = rocksdb_create_iterator(w->db, w->read_options);
+    if (w->deletes) w->deletes_iter = rocksdb_create_iterator_cf(w->db, w->read_options, w->deletes);
     return 0;
 }
 
@@ -282,7 +279,7 @@ static int last_put(osync__window_t *w, const void *key, size_t len, uint64_t *i
     char *text = NULL;
     *index = 0;
     if (w->n_puts == 0) return 0;
-    rocksdb_pinnableslice_t *slice = rocksdb_get_pinned_cf(w->db, w->read_options, w->puts, key, len, &text);
+    rocksdb_pinnableslice_t *slice = rocksdb_get_pinned(w->db, w->read_options, key, len, &text);
     if (text) return db_error(w, text, err);
     if (!slice) return 0;
     size_t vlen;

@@ -35,7 +35,8 @@ typedef struct osync__delivery_config {
     size_t task_info_len;
     /* The store may have lost the record: if it has none, fence every incarnation that is found on the sink, then go on
      * where the label of the newest committed file ends (A8). Without any such file: a permanent failure, or, with
-     * start_over, from first_point. */
+     * start_over, from first_point. A record that is there is used as it is; a rebuild that was interrupted is ended
+     * even without `rebuild`. */
     bool rebuild, start_over;
     /* A file was committed: everything before `point` is in committed files. */
     void (*on_commit)(void *arg, const void *point, size_t len);

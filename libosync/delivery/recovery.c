@@ -280,9 +280,8 @@ static void tomb_seen(osync__delivery_t *d, int status, const osync_error_t *err
                    "with --continue to go on after the newest file that is there",
                    d->path, d->rec.prepared.n, d->dest);
         osync__doom(d, &own);
-    } else {
-        osync__sink_barrier(d, OSYNC__FP_settle_barrier,
-                            was_published); /* published, and removed by a consumer since (A10) */
+    } else { /* published, and removed by a consumer since (A10) */
+        osync__sink_barrier(d, OSYNC__FP_settle_barrier, was_published);
     }
 }
 

@@ -315,31 +315,34 @@ static bool name_missing(osync__buf_t *out, const uint32_t *pids, size_t n, cons
     return named > 0;
 }
 
+static int compare_points(const void *a, const void *b) {
+    const Osync__Scheduler__StartPoint *x = a, *y = b;
+    return x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
 static bool no_point(const void *arg, uint32_t pid) {
     const struct create *c = arg;
-    for (size_t i = 0; i < c->n_points; i++)
-        if (c->points[i].pid == pid) return false;
-    return true;
+    Osync__Scheduler__StartPoint wanted = {.pid = pid};
+    return !bsearch(&wanted, c->points, c->n_points, sizeof *c->points, compare_points);
 }
 
 /* NULL: they are one for each partition. Else why not, in *text. */
-static const char *check_points(const struct create *c, const uint32_t *pids, size_t n, osync__buf_t *text) {
-    if (name_missing(text, pids, n, "a point is needed for each partition; there is none for", no_point, c)) goto bad;
-    for (size_t i = 0; i < c->n_points; i++) {
+static const char *check_points(struct create *c, const uint32_t *pids, size_t n, osync__buf_t *text) {
+    qsort(c->points, c->n_points, sizeof *c->points, compare_points);
+    bool bad = name_missing(text, pids, n, "a point is needed for each partition; there is none for", no_point, c);
+    for (size_t i = 1; i < c->n_points && !bad; i++) {
+        bad = c->points[i].pid == c->points[i - 1].pid;
+        if (bad) (void)osync__buf_printf(text, "there are two points for partition %" PRIu32, c->points[i].pid);
+    }
+    for (size_t i = 0; i < c->n_points && !bad; i++) { /* the first that is too many is soon found */
         bool known = false;
         for (size_t j = 0; j < n && !known; j++) known = pids[j] == c->points[i].pid;
-        for (size_t j = 0; j < i && known; j++) {
-            if (c->points[j].pid != c->points[i].pid) continue;
-            (void)osync__buf_printf(text, "there are two points for partition %" PRIu32, c->points[i].pid);
-            goto bad;
-        }
-        if (known) continue;
-        (void)osync__buf_printf(text, "there is a point for partition %" PRIu32 ", which the table doesn't have",
-                                c->points[i].pid);
-        goto bad;
+        bad = !known;
+        if (bad)
+            (void)osync__buf_printf(text, "there is a point for partition %" PRIu32 ", which the table doesn't have",
+                                    c->points[i].pid);
     }
-    return NULL;
-bad:
+    if (!bad) return NULL;
     return osync__buf_append(text, "", 1) == 0 ? (const char *)text->data : "out of memory";
 }
 

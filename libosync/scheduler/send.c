@@ -489,6 +489,7 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__RUNNING, OSYNC__SCHEDULER__CAUSE__NOTHING, NULL);
     uint64_t count = r->count;
     bool again = false; /* it has just been taken, and the answer was lost */
+    /* A14: what doesn't start at our end is of an attempt that is over. */
     if (!osync__sched_buf_equal(&start, &sub->end)) {
         again = sub->last_start.len > 0 && osync__sched_buf_equal(&start, &sub->last_start) &&
                 osync__sched_buf_equal(&next, &sub->end);

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""A random run of a whole system: rows are put, overwritten and deleted, snapshots made, logs purged, leaders moved, and
-every party is killed or paused, while one table is synced continuously and another one again and again as a whole; then
-what is in the files is compared, event by event, with what was done.
+"""A random run of a whole system: rows are put, overwritten and deleted, snapshots made, logs purged, leaders moved,
+and every party is killed or paused, while one table is synced continuously and another one again and again as a whole;
+then what is in the files is compared, event by event, with what was done.
 
     chaos.py --minutes N [--seed S] [--build DIR] [--keep]
 
 Everything that is chosen is chosen by the seed, so the same seed does the same things; the machine decides when exactly
 they happen. Exit status 1: a row was lost or came twice, or a reader could have seen a file that wasn't complete.
 
-For each put (an id of its own), of what is in the files: never twice. And once, unless the log that has it was lost with
-a leader that died; or a later put of its key, or a delete, comes in the log before the end of the window that was read
-with the snapshot (that is what a full sync is: the state at one moment); or nobody knows whether it was put, since the
-TabletServer died before it answered."""
+For each put (an id of its own), of what is in the files: never twice. And once, unless the log that has it was lost
+with a leader that died; or a later put of its key, or a delete, comes in the log before the end of the window that was
+read with the snapshot (that is what a full sync is: the state at one moment); or nobody knows whether it was put, since
+the TabletServer died before it answered."""
 
 import argparse
 import collections
@@ -40,6 +40,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2")
 BASE_TS = 1_700_000_000_000
 PARTITIONS = 3
 CALL_SECONDS = 2  # of a put
+PATIENCE = 300  # seconds, for what must happen in the end
 KEYS, STAMPS = 150, 40  # few enough that keys are put again and again
 PART = re.compile(r"part-([0-9a-f-]{36})-(\d{5})-(\d{10})\.csv")
 # Why a partition may fail for good. Each is a promise of docs/delivery.md that isn't kept by skipping something.
@@ -70,7 +71,7 @@ class Event:
 
     def __init__(self, serial, key, ts, end=None, number=None):
         self.serial, self.id, self.key, self.ts, self.end = serial, number, key, ts, end
-        self.index, self.state = None, "unknown"  # then "kept", or "lost" with a leader
+        self.index, self.state = None, "unknown"  # then "kept", and perhaps "lost" with a leader; or "refused"
 
 
 class Branch:
@@ -122,7 +123,7 @@ class Chaos:
         self.serial = 0
         self.later = []  # (when, number, what): what was broken is mended
         self.broken = set()
-        self.stop = threading.Event()
+        self.stop, self.stop_writing = threading.Event(), threading.Event()
         self.wrong = []
         self.seen = {}  # visible file -> its length
         self.rows = {}  # visible file -> its lines
@@ -148,7 +149,13 @@ class Chaos:
         branch = table.branches[self.partition(events[0].key)]
         try:
             places = call()
-        except (*GONE, TabletError):
+        except (*GONE, TabletError) as e:
+            # Nothing has happened if it wasn't asked, or has answered that it doesn't lead.
+            if isinstance(e, TabletError) or isinstance(getattr(e, "reason", None), ConnectionRefusedError):
+                for event in events:
+                    event.state = "refused"
+                return False
+            self.did["puts nobody answered"] += len(events)
             branch.unknown += events
             return False
         for event, (_, index) in zip(events, places, strict=True):
@@ -167,8 +174,7 @@ class Chaos:
             for pid, events in by_pid.items():
                 rows = [{"id": e.id, "k": e.key, "ts": e.ts, "v": e.id / 4, "payload": "x" * 60} for e in events]
                 leader = self.s.replicas.leader(table.tid, pid)
-                if not self.send(table, events, lambda: leader.put(table.tid, rows, timeout=CALL_SECONDS)):
-                    self.did["puts nobody answered"] += len(events)
+                self.send(table, events, lambda: leader.put(table.tid, rows, timeout=CALL_SECONDS))
 
     def delete(self, table, key, start, end):
         with table.lock:
@@ -185,7 +191,7 @@ class Chaos:
         rng = random.Random(f"{self.seed} rows")
         t, u = self.tables[1], self.tables[2]
         n = 0
-        while not self.stop.wait(rng.uniform(0.02, 0.15)):
+        while not self.stop_writing.wait(rng.uniform(0.02, 0.15)):
             try:
                 kind = rng.random()
                 if kind < 0.88:
@@ -250,6 +256,13 @@ class Chaos:
                         self.rows[path] = data.decode("ascii").split("\n")[:-1]
                     elif self.seen[path] != length:
                         raise Wrong(f"{path} had {self.seen[path]} bytes, and has {length} now")
+
+    def looked(self):
+        try:
+            self.look()
+        except GONE:
+            return False
+        return True
 
     def folders(self):
         return [self.s.dest("t"), self.taken(), *([self.full] if self.full else [])]
@@ -393,6 +406,9 @@ class Chaos:
                     t.follow(tid, pid, leader=now.endpoint)
 
         self.mend_later(rng.uniform(0.5, 3), f"copy {tid} {pid}", end)
+        if rng.random() < 0.4:
+            time.sleep(0.5)
+            self.kill_tablet(rng, self.s.tablets.index(leader), False)
 
     def snapshot(self, rng):
         tablet = rng.choice(self.s.tablets)
@@ -431,12 +447,33 @@ class Chaos:
         kill, start = getattr(self.s.hdfs, f"kill_{who}"), getattr(self.s.hdfs, f"restart_{who}")
         kill()
         self.did[f"kills of the {who}"] += 1
-        self.mend_later(rng.choice([0, 1, 3]), who, lambda: start(wait=False))
+        self.broken.add("hdfs")
+
+        def back():
+            start(wait=False)
+            threading.Thread(target=self.hdfs_gets_ready, daemon=True).start()
+
+        self.mend_later(rng.choice([0, 1, 3]), who, back)
+
+    def hdfs_gets_ready(self):
+        """It takes long to start, and while it does nothing is written that another fault could hit."""
+        while "hdfs" in self.broken:
+            try:
+                self.s.hdfs.wait_ready()
+                self.broken.discard("hdfs")
+            except (*GONE, RuntimeError) as e:
+                self.last_error = e
 
     def pause_namenode(self, rng):
         self.s.hdfs.pause_namenode()
         self.did["pauses of namenode"] += 1
-        self.mend_later(rng.uniform(1, 8), "namenode", self.s.hdfs.resume_namenode)
+        self.broken.add("hdfs")
+
+        def back():
+            self.s.hdfs.resume_namenode()
+            self.broken.discard("hdfs")
+
+        self.mend_later(rng.uniform(1, 8), "namenode", back)
 
     def restart_zookeeper(self, rng):
         self.s.zookeeper.kill()
@@ -450,13 +487,18 @@ class Chaos:
 
     def consume(self, rng):
         """A consumer moves the oldest files away."""
-        with self.places_lock:
+        count = rng.randrange(1, 4)
+        if not self.places_lock.acquire(blocking=False):
+            return  # whoever has it may wait for what only this thread mends
+        try:
             self.s.hdfs.mkdirs(self.taken())
             names = sorted(n for n in self.s.hdfs.entries(self.s.dest("t")) if PART.fullmatch(n))
-            for name in names[: rng.randrange(1, 4)]:
+            for name in names[:count]:
                 if f"{self.s.dest('t')}/{name}" in self.seen:
                     self.s.hdfs.rename(f"{self.s.dest('t')}/{name}", f"{self.taken()}/{name}")
                     self.did["files moved away"] += 1
+        finally:
+            self.places_lock.release()
 
     def fault(self, rng):
         """One thing that happens, if nothing is in its way."""
@@ -489,12 +531,12 @@ class Chaos:
             (1, f"tablet {n} paused", whole, lambda: self.kill_tablet(rng, n, True)),
             (2, "planned move", whole and not self.lagging(), lambda: self.planned_move(rng)),
             (3, "copy", whole and not self.lagging(), lambda: self.lag(rng)),
-            (2, "datanode", "datanode" not in self.broken, lambda: self.restart_hdfs(rng, "datanode")),
-            (1, "namenode", "namenode" not in self.broken, lambda: self.restart_hdfs(rng, "namenode")),
-            (1, "namenode paused", "namenode" not in self.broken, lambda: self.pause_namenode(rng)),
+            (2, "datanode", "hdfs" not in self.broken, lambda: self.restart_hdfs(rng, "datanode")),
+            (1, "namenode", "hdfs" not in self.broken, lambda: self.restart_hdfs(rng, "namenode")),
+            (1, "namenode paused", "hdfs" not in self.broken, lambda: self.pause_namenode(rng)),
             (1, "zookeeper", whole, lambda: self.restart_zookeeper(rng)),
             (1, "zookeeper paused", whole, lambda: self.pause_zookeeper(rng)),
-            (2, "consumer", not self.hdfs_away(), lambda: self.consume(rng)),
+            (2, "consumer", "hdfs" not in self.broken, lambda: self.consume(rng)),
         ]
         _, name, possible, do = rng.choices(choices, [choice[0] for choice in choices])[0]
         if not possible:
@@ -506,15 +548,12 @@ class Chaos:
             self.log(f"{name}: {e}")
 
     def lagging(self):
-        return any(w.startswith("copy") for w in self.broken)
-
-    def hdfs_away(self):
-        return bool({"datanode", "namenode"} & self.broken)
+        return any(w.startswith("copy") for w in list(self.broken))
 
     # ---- the operator ----
 
     def status(self):
-        """{(tid, pid): (status, reason, offset of the committed point in the log or None)}, or None if nobody answers."""
+        """{(tid, pid): (status, reason, offset of the committed point in the log or None)}; None: nobody answers."""
         try:
             answer = self.s.rpc("TaskStatus")
         except GONE:
@@ -554,7 +593,7 @@ class Chaos:
             self.last_error = answer
             return answer.get("code") == 0 or exists
 
-        wait_for(f"the task of table {tid} to be made", made, 240)
+        wait_for(f"the task of table {tid} to be made", made, PATIENCE)
 
     def remove(self, tid):
         def gone():
@@ -562,7 +601,7 @@ class Chaos:
             status = self.status()
             return status is not None and not [k for k in status if k[0] == tid]
 
-        wait_for(f"the task of table {tid} to be gone", gone, 240)
+        wait_for(f"the task of table {tid} to be gone", gone, PATIENCE)
 
     def operate(self):
         """Looks after partitions that have failed: a retry, and if that is no use, a new start."""
@@ -606,7 +645,7 @@ class Chaos:
             self.log(f"table {tid} is begun again: {next(iter(final.values()))[1]}")
             tried[tid] = 0
             if tid == 1:
-                self.begin_again()
+                self.begin_again(status)
             else:
                 self.remove(2)
                 self.full_sync_given_up()
@@ -626,11 +665,18 @@ class Chaos:
                 return
         self.wrong.append(f"a partition has failed for no good reason: {reason}")
 
-    def begin_again(self):
+    def begin_again(self, status):
         """delete, create --restart: what came of the former task is removed. What a consumer took is the consumer's to
         throw away."""
+        ends = {}
+        for pid, branch in enumerate(self.tables[1].branches):
+            offset = status[(1, pid)][2]
+            if offset is not None:  # entries of a former leader aside
+                ends[pid] = min([offset, *(e.index for e in branch.lost)])
         self.remove(1)
         self.did["new starts"] += 1
+        wait_for("HDFS", self.looked, 120)
+        self.audit("table t before a new start", ends)
         with self.places_lock:
             old = [p for p in self.rows if p.startswith((self.s.dest("t") + "/", self.taken()))]
             wait_for("HDFS", lambda: self.hdfs_delete(self.taken()), 120)
@@ -672,7 +718,7 @@ class Chaos:
             self.full = running[0] if running else ""
             return running
 
-        wait_for("a full sync to begin", begun, 240)
+        wait_for("a full sync to begin", begun, PATIENCE)
         self.did["full syncs begun"] += 1
 
     def full_sync_given_up(self):
@@ -682,20 +728,10 @@ class Chaos:
     def full_sync_ended(self):
         """The last one is over: everything that was put before it is there once."""
         table, folder = self.tables[2], self.full
-
-        def looked():
-            try:
-                self.look()
-            except GONE:
-                return False
-            return True
-
-        wait_for("HDFS", looked, 120)
+        wait_for("HDFS", self.looked, 120)
         with table.lock:
             kept = {e.id for b in table.branches for e in b.kept}
-            self.compare(
-                f"full sync {folder}", self.ids(table, folder), must=self.full_before & kept, may=set(table.puts)
-            )
+            self.compare(f"full sync {folder}", table, self.ids(table, folder), self.full_before & kept)
         self.did["full syncs ended"] += 1
         self.full = ""
 
@@ -725,7 +761,8 @@ class Chaos:
                 got[event.id] += 1
         return got
 
-    def compare(self, what, got, must, may):
+    def compare(self, what, table, got, must):
+        may = {i for i, e in table.puts.items() if e.state != "refused"}
         twice = sorted(i for i, n in got.items() if n > 1)
         lost = sorted(must - set(got))
         other = sorted(set(got) - may)
@@ -733,7 +770,6 @@ class Chaos:
         self.checked["lost"] += len(lost)
         self.checked["twice"] += len(twice)
         if lost or twice or other:
-            table = self.tables[1] if "full" not in what else self.tables[2]
             for i in (lost + twice + other)[:20]:
                 e = table.puts[i]
                 files = [
@@ -745,30 +781,33 @@ class Chaos:
                 f"{what}: lost {len(lost)} {lost[:9]}, twice {len(twice)} {twice[:9]}, never put {other[:9]}"
             )
 
-    def audit(self):
+    def must(self, table, pid, end):
+        """Ids of a partition that must be there, once everything before log index `end` is committed."""
+        branch, bound = table.branches[pid], self.bounds.get(pid, float("inf"))
+        by_key, out = collections.defaultdict(list), set()
+        for event in branch.kept + branch.unknown:
+            by_key[event.key].append(event)
+        for event in branch.kept:
+            if event.id is None or event.index >= end:
+                continue
+            if event.index <= bound and any(
+                covers(later, event)
+                and (later.serial > event.serial if later.index is None else later.index > event.index)
+                for later in by_key[event.key]
+            ):
+                self.checked["replaced"] += 1
+            else:
+                out.add(event.id)
+        return out
+
+    def audit(self, what, ends):
+        """ends: {pid: everything before this log index is committed}"""
         table = self.tables[1]
         self.look()
-        self.look_again()
-        got = self.ids(table, self.s.dest("t"), self.taken())
-        must = set()
-        for pid, branch in enumerate(table.branches):
-            bound = self.bounds.get(pid, float("inf"))
-            by_key = collections.defaultdict(list)
-            for event in branch.kept + branch.unknown:
-                by_key[event.key].append(event)
-            for event in branch.kept:
-                if event.id is None:
-                    continue
-                taken = event.index <= bound and any(
-                    covers(later, event)
-                    and (later.serial > event.serial if later.index is None else later.index > event.index)
-                    for later in by_key[event.key]
-                )
-                if not taken:
-                    must.add(event.id)
-                else:
-                    self.checked["replaced before they were read"] += event.id not in got
-        self.compare("table t", got, must, {i for i, e in table.puts.items()})
+        with table.lock:
+            got = self.ids(table, self.s.dest("t"), self.taken())
+            must = set().union(*(self.must(table, pid, end) for pid, end in ends.items()))
+            self.compare(what, table, got, must)
 
     def look_again(self):
         """Every file is still what it was when it was first seen."""
@@ -824,6 +863,7 @@ class Chaos:
             self.end(threads)
         finally:
             self.stop.set()
+            self.stop_writing.set()
             for thread in threads:
                 thread.join()
             self.mend(everything=True)
@@ -836,28 +876,27 @@ class Chaos:
                     leader = self.s.replicas.leader(tid, pid)
                     if leader is not tablet:
                         tablet.follow(tid, pid, leader=leader.endpoint)
-        write, self.write_stop = threads[0], self.stop
-        self.stop = threading.Event()  # the others look at it anew
-        self.write_stop.set()
-        write.join()
+        self.stop_writing.set()
+        threads[0].join()
         self.log("everything is put")
-        for thread in threads[1:]:
-            thread.join()
-        threads[:] = [threading.Thread(target=f) for f in (self.watch, self.operate)]
-        for thread in threads:
-            thread.start()
-        wait_for("everything to be delivered", lambda: self.wrong or self.caught_up(), 240)
+        for tablet in self.s.tablets:  # a copy that was made anew has no window before its next snapshot
+            for tid in self.tables:
+                self.s.replicas.wait_copied(tid)
+                self.s.snapshot(tablet, tid)
+        wait_for("everything to be delivered", lambda: self.wrong or self.caught_up(), PATIENCE)
         self.log("everything is delivered")
         self.no_more_fulls = True
-        wait_for("the last full sync", lambda: self.wrong or not self.full, 240)
+        wait_for("the last full sync", lambda: self.wrong or not self.full, PATIENCE)
         self.stop.set()
         for thread in threads:
             thread.join()
         if self.wrong:
             return
-        self.audit()
+        self.audit("table t", {pid: float("inf") for pid in range(PARTITIONS)})
+        self.look_again()
         self.verify()
         self.remove(1)
+        self.remove(2)  # one that could not end
         left = [p for n in ["t", *(f"u{i}" for i in range(1, self.n_fulls + 1))] for p in self.hidden(n)]
         if left:
             self.wrong.append(f"left behind: {left}")
@@ -878,13 +917,13 @@ class Chaos:
         return (
             f"seed {self.seed}: {faults}\npartitions that failed and said so: {failures}\n"
             f"{c['rows']} rows checked in {len(self.rows)} files, {c['lost']} lost, {c['twice']} twice "
-            f"({c['replaced before they were read']} more were replaced or deleted before they were read)"
+            f"({c['replaced']} more were replaced or deleted before they had to be read)"
         )
 
 
 CONF = {
-    "collector": {"max_pack_size": "8K", "request_timeout_ms": 2000},
-    "syncd": {"roll.interval": "200ms", "roll.size": "16K", "request.timeout": "2s", "sync_task.hold_period": "1s"},
+    "collector": {"max_pack_size": "16K", "request_timeout_ms": 2000},
+    "syncd": {"roll.interval": "200ms", "roll.size": "32K", "request.timeout": "2s", "sync_task.hold_period": "1s"},
 }
 
 

@@ -41,8 +41,8 @@ def golden(build):
 
 
 class Numbers:
-    """What fault tests did and counted, printed at the end of the run. OSYNC_NUMBERS names a file with lines "name count"
-    of the programs that ran before, of which the last run's sums are printed as well."""
+    """What fault tests did and counted, printed at the end of the run. OSYNC_NUMBERS names a file with
+    lines "name count" of the programs that ran before, which are added to them."""
 
     def __init__(self):
         self.sums = collections.Counter()

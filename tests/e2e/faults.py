@@ -1,16 +1,19 @@
-"""Faults made on purpose, for the tests that make them: processes that end at a named step (libosync/base/failpoint.h), a
-keeper that starts them again, and an eye on what a reader of the destination could see meanwhile."""
+"""Faults made on purpose, for the tests that make them: processes that end at a named step (libosync/base/failpoint.h),
+a keeper that starts them again, and an eye on what a reader of the destination could see meanwhile."""
 
 import collections
 import http.client
 import json
 import mmap
 import pathlib
+import random
 import re
+import shutil
 import signal
 import struct
 import threading
 import time
+import traceback
 import uuid
 
 from system import System, wait_for
@@ -86,12 +89,14 @@ class Watcher:
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self):
+        self.system.watchers.add(self)
         self.thread.start()
         return self
 
     def __exit__(self, failed, *_):
         self.stop.set()
         self.thread.join()
+        self.system.watchers.discard(self)
         assert failed or not self.wrong, self.wrong[:5]
 
     def _look(self):
@@ -129,10 +134,14 @@ class FaultySystem(System):
             for who in ("collector", "syncd"):
                 self.points[who] = Points(self.folder / f"{who}.hits")
                 self.env[who]["OSYNC_FAILPOINT_HITS"] = str(self.folder / f"{who}.hits")
+        self.disks, self.chance = {}, random.Random(1)  # Disk of a process: it loses its power at each of its deaths
+        self.rubbish = []  # of the scheduler's disk: may be removed when it is dead
+        self.watchers = set()
         self.on_death = []  # what to do before the process is started again, one entry a death
         self.deaths = collections.Counter()
         self.broken = []  # ends that nobody has asked for
         self.keep = False  # while this is true, who is killed is started again
+        self.leave = set()  # except these
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._watch_processes, daemon=True)
@@ -159,24 +168,52 @@ class FaultySystem(System):
                 continue
             with self._lock:
                 for who, daemon in [("syncd", self.syncd), *(("collector", c) for c in self.collectors)]:
-                    status = daemon.process.poll()
-                    if status is None:
-                        continue
-                    if status not in (0, -signal.SIGKILL):
-                        self.broken.append(f"{who} ended with {status}: {daemon.text()[-3000:]}")
-                    self.deaths[who] += 1
-                    if self.on_death:
-                        try:
-                            self.on_death.pop(0)()
-                        except Exception as e:
-                            self.broken.append(f"after a death of {who}: {e!r}")
-                    daemon.start()
+                    if daemon.process.poll() is not None and who not in self.leave:
+                        self._bring_back(who, daemon)
+
+    def _bring_back(self, who, daemon):
+        status = daemon.process.poll()
+        if status not in (0, -signal.SIGKILL):
+            self.broken.append(f"{who} ended with {status}: {daemon.text()[-3000:]}")
+        self.deaths[who] += 1
+        try:
+            if status:
+                self._lose_power(who)
+            if self.on_death:
+                self.on_death.pop(0)()
+        except Exception:
+            self.broken.append(f"after a death of {who}: {traceback.format_exc()}")
+            self.keep = False
+            return
+        daemon.start()
 
     def kill(self, who, n=0, how=signal.SIGKILL):
         """With the keeper it comes back at once."""
         daemon = self.syncd if who == "syncd" else self.collectors[n]
         with self._lock:
             daemon.end(how)
+            if not self.keep and how == signal.SIGKILL:
+                self._lose_power(who)
+
+    def _lose_power(self, who):
+        if who in self.disks:
+            for path in self.rubbish if who == "syncd" else []:
+                shutil.rmtree(path, ignore_errors=True)
+                self.disks[who].gone.add(str(path))
+            self.rubbish = [] if who == "syncd" else self.rubbish
+            self.disks[who].lose_power(self.chance if self.chance.random() < 0.7 else None)
+            for w in self.watchers:  # a name that was seen before it was durable may be another file's now
+                w.sizes = {}
+
+    def all_durable(self, who):
+        """After a change that a test has made, and before the process goes on."""
+        if who in self.disks:
+            self.disks[who].all_durable()
+
+    def is_stopped(self, who, n=0):
+        process = (self.syncd if who == "syncd" else self.collectors[n]).process
+        stat = pathlib.Path(f"/proc/{process.pid}/stat")
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "T"
 
     def away(self):
         """`with system.away():` nobody is started again meanwhile."""
@@ -206,16 +243,20 @@ class FaultySystem(System):
     def subtasks(self, name):
         return [p for t in self.ready_page()["tasks"] if t["table"] == name for p in t["partitions"]]
 
-    def create_patiently(self, name, mode, dest, timeout=60, authority="", **more):
+    def create_patiently(self, name, mode, dest, timeout=60, authority="", anew=False):
         """Creates a task once, whatever happens to the scheduler meanwhile: whether a request without an answer was
-        carried out is seen by the task, or, if it has ended already, by its files."""
+        carried out is seen by the task, or, if it has ended already, by its files. `anew`: what earlier tasks have left
+        is removed first, so it can be repeated."""
+        more = {"start": "kStartRestart"} if anew else {}
 
         def tried():
             try:
-                answer = self.rpc("CreateSyncTask", db="db", name=name, mode=mode, dest=authority + self.dest(dest), **more)
+                answer = self.rpc(
+                    "CreateSyncTask", db="db", name=name, mode=mode, dest=authority + self.dest(dest), **more
+                )
             except DOWN:
                 known = any(t["table"] == name for t in self.ready_page()["tasks"])
-                return {"code": 0} if known or self.files(dest) else None
+                return {"code": 0} if known or (self.files(dest) and not anew) else None
             if answer.get("code", 0) == 0 or "already exists" in answer.get("msg", ""):
                 return answer
             refused[:] = [answer]
@@ -249,8 +290,10 @@ class FaultySystem(System):
             timeout,
         )
 
-    def collector_folders(self, n=0):
-        return [p.name for p in (self.folder / f"collector-{n}").iterdir() if p.is_dir()]
+    def collector_folders(self):
+        """Of all collectors: what a partition has."""
+        folders = [self.folder / f"collector-{n}" for n in range(len(self.collectors))]
+        return [p for folder in folders for p in folder.iterdir() if p.is_dir()]
 
 
 class Away:

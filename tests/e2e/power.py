@@ -24,12 +24,13 @@ class Disk:
             "OSYNC_SHIM_ROOT": ":".join(map(str, self.roots)),
             "OSYNC_SHIM_SPACE": str(self.space),
         }
-        self.lost = {"files": 0, "names": 0}
+        self.gone = set()  # entries of the roots that the test has removed
+        self.losses, self.lost = 0, {"files": 0, "names": 0}
         for root in self.roots:
             root.mkdir(parents=True, exist_ok=True)
         if forgets:
             self.env["OSYNC_SHIM_SHADOW"] = str(self.shadow)
-            self._describe()
+            self.all_durable()
 
     def fill(self, left=0):
         """So many bytes can still be written."""
@@ -50,8 +51,8 @@ class Disk:
         st = os.lstat(path)
         return f"{st.st_ino}-{_birth(path)}"
 
-    def _describe(self):
-        """What there is now is durable."""
+    def all_durable(self):
+        """What there is now is durable, also what others have put there."""
         shutil.rmtree(self.shadow, ignore_errors=True)
         for kind in ("data", "dirs", "made", "keep"):
             (self.shadow / kind).mkdir(parents=True)
@@ -70,6 +71,7 @@ class Disk:
     def lose_power(self, rng):
         """To be called when the process is dead: what wasn't made durable is gone, or, as chance will have it, some of
         it isn't. `rng` None: all of it is gone."""
+        self.losses += 1
         files = {}  # key -> a path that leads to it
         for root in self.roots:
             for top, _, names in os.walk(root):
@@ -84,7 +86,7 @@ class Disk:
             new.rename(root)
         for root in self.roots:
             shutil.rmtree(root.with_name(root.name + ".before"))
-        self._describe()
+        self.all_durable()
 
     def _entries(self, now, key):
         """(durable, present) entries of a folder: name -> (kind, key)."""
@@ -114,6 +116,8 @@ class Disk:
                 else:
                     self.lost["names"] += 1
         for name, (kind, entry) in entries.items():
+            if now and os.path.join(now, name) in self.gone:
+                continue
             there = os.path.join(now, name) if now and present.get(name) == (kind, entry) else None
             if kind == "d":
                 self._rebuild(there or self._find(entry), entry, os.path.join(new, name), files, rng)

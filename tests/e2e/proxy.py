@@ -1,5 +1,5 @@
-"""Proxies that do wrong what they are told to do wrong: one for WebHDFS (a NameNode's and its DataNode's HTTP port), that
-knows the operations, and one for any TCP connection, that knows bytes only.
+"""Proxies that do wrong what they are told to do wrong: one for WebHDFS (a NameNode's and its DataNode's HTTP port),
+that knows the operations, and one for any TCP connection, that knows bytes only.
 
 What a rule does is a function of the exchange: it may forward the request (Exchange.forward), answer something else
 (Exchange.reply), or end the connection (Exchange.reset), in any order and number. Everything without a rule passes."""

@@ -75,15 +75,15 @@ CLOCK_SPEED = 600  # a minute, the unit of a snapshot's name, is a tenth of a se
 
 
 def fast_clock():
-    """For Tablet: begins three years ago. What it stamps is older than anything the file system stamps itself, so a birth
-    time, which can't be set, proves nothing; the time of the last write does."""
+    """For Tablet: begins three years ago. What it stamps is older than anything the file system stamps itself, so a
+    birth time, which can't be set, proves nothing; the time of the last write does."""
     now = int(time.time() * 1000)
     return f"{now}:{now - 3 * 365 * 86_400_000}:{CLOCK_SPEED}"
 
 
 class System:
-    """`hdfs`: an Hdfs, or None for file://. `hosts`: a TabletServer each; the first of them is `tablet`. `clock`: of the
-    TabletServers (see fast_clock; the time zone must be UTC)."""
+    """`hdfs`: an Hdfs, or None for file://. `hosts`: a TabletServer each; the first of them is `tablet`. `clock`: of
+    the TabletServers (see fast_clock; the time zone must be UTC)."""
 
     COLUMNS = [
         column("id", "bigint"),

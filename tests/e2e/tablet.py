@@ -333,8 +333,8 @@ class Replicas:
                     time.sleep(0.01)
 
     def move(self, tid, to, pid=None, dead=()):
-        """Makes `to` the leader; tablets in `dead` aren't told, and are marked as not alive. Returns {partition: the last
-        entry that the new leader has}."""
+        """Makes `to` the leader; tablets in `dead` aren't told, and are marked as not alive. Returns {partition: the
+        last entry that the new leader has}."""
         self.term += 1
         last = to.change_leader(tid, pid, term=self.term, dead=[t.endpoint for t in dead])
         for p in last:

@@ -110,15 +110,15 @@ def test_leader_moves_in_the_traverse(often, snapshot):
     s = often
     s.make_copied_table(1, "t")
     a, b = s.tablets
-    ids = [*put(s, range(5000))]
+    ids = [*put(s, range(2000))]
     s.replicas.wait_copied(1)
     if snapshot == "older":
         s.snapshot(b, 1)
-    ids += put(s, range(5000, 9000), k=lambda i: f"k{i % 70}")
+    ids += put(s, range(2000, 4000), k=lambda i: f"k{i % 70}")
     s.replicas.put(1, rows_of(range(100)), "k")  # the same again
     s.replicas.wait_copied(1)
     s.snapshot(a, 1)
-    ids += put(s, range(9000, 9100), k=lambda i: f"!{i}")
+    ids += put(s, range(4000, 4100), k=lambda i: f"!{i}")
     s.replicas.wait_copied(1)
     if snapshot == "newer":
         s.snapshot(b, 1)
@@ -356,7 +356,7 @@ def test_a_followers_log_that_nobody_held(local):
 
 @pytest.mark.parametrize("where", ["traverse", "log"])
 def test_data_folder_lost(often, where):
-    """The collector's folder is deleted; the TabletServer has put a newer snapshot in place of the one that was read."""
+    """The collector's folder is deleted; a newer snapshot has taken the place of the one that was read."""
     s = often
     s.make_copied_table(1, "t")
     a = s.tablet

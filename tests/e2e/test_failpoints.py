@@ -18,6 +18,7 @@ import traceback
 import pytest
 
 from faults import FaultySystem, Points, Watcher, has_failpoints, unique
+from power import Disk
 from system import wait_for
 
 WORKERS = int(os.environ.get("OSYNC_FAULT_WORKERS", 3))
@@ -28,15 +29,18 @@ ROWS, MORE, USES = 60, 12, 8  # of a table at first, in each run, and how many r
 class Table:
     """One that several runs copy, each to a destination of its own."""
 
-    def __init__(self, system, tid):
+    def __init__(self, system, tid, partitions=2):
         self.system, self.tid, self.name, self.rows, self.uses = system, tid, f"t{tid}", 0, 0
-        system.make_table(tid, self.name, partitions=2)
+        if len(system.tablets) > 1:
+            system.make_copied_table(tid, self.name, partitions)
+        else:
+            system.make_table(tid, self.name, partitions)
         system.fill(tid, ROWS)
         self.rows = ROWS
 
-    def put(self):
-        self.system.tablet.generate(self.tid, MORE, first_id=self.rows)
-        self.rows += MORE
+    def put(self, n=MORE, **more):
+        self.system.tablet.generate(self.tid, n, first_id=self.rows, **more)
+        self.rows += n
 
 
 class Run:
@@ -47,7 +51,7 @@ class Run:
         self.dest = unique("r")
         self.reached = {}
         self.armed = False
-        self.create_more = {}
+        self.said = None
 
     # ---- what ways are made of ----
 
@@ -68,7 +72,11 @@ class Run:
         self.s.points[who].arm(name, side, nth)
 
     def create(self):
-        self.s.create_patiently(self.table.name, self.mode, self.dest, **self.create_more)
+        self.s.create_patiently(self.table.name, self.mode, self.dest)
+
+    def create_again(self):
+        """Anew, with what is there removed first."""
+        self.s.create_patiently(self.table.name, self.mode, self.dest, anew=True)
 
     def flow(self):
         """Rows go on coming, and all arrive."""
@@ -92,9 +100,72 @@ class Run:
         self.flow()
         self.end()
 
-    def folders(self):
-        """The folders of incarnations below _osync, of file://."""
-        return [p for p in (self.s.folder / "out" / self.dest / "_osync").glob("*/*/*") if p.is_dir()]
+    def until(self, who, name):
+        """Waits until that step was done, or the process was killed."""
+
+        def there():
+            reached = self.s.points[who].reached()
+            return (who, name) in {(who, n) for n, side in reached if side == "after"} or self.s.points[who].fired()
+
+        wait_for(f"{name} to be reached", there, 20)
+
+    def restarted(self, who, between=None):
+        """Kills it; `between`, then it counts, and the process comes back."""
+        with self.s.away():
+            self.s.kill(who)
+            if between:
+                between()
+                self.s.all_durable(who)
+            self.arm()
+
+    def lose_state(self):
+        for p in (self.s.folder / "state").iterdir():
+            p.unlink()
+
+    def staging(self):
+        """What is in the partitions' folders below _osync: whole paths."""
+        if self.s.hdfs:
+            top = f"{self.s.dest(self.dest)}/_osync"
+            folders = [top]
+            for _ in range(2):
+                folders = [f"{f}/{n}" for f in folders for n in self.s.hdfs.entries(f)]
+            return [f"{f}/{n}" for f in folders for n in self.s.hdfs.entries(f)]
+        return [str(p) for p in (self.s.folder / "out" / self.dest / "_osync").glob("*/*/*")]
+
+    def revive(self):
+        """A late MKDIRS brings the folder of a fenced incarnation back."""
+        names = self.staging()
+        for name in names:
+            former = name.removesuffix(".fenced")
+            if former != name and former not in names:
+                self.s.hdfs.mkdirs(former) if self.s.hdfs else os.mkdir(former)
+        self.s.all_durable("syncd")
+
+    def clean(self):
+        """Somebody removes _osync."""
+        if self.s.hdfs:
+            self.s.hdfs.delete(f"{self.s.dest(self.dest)}/_osync")
+        else:
+            shutil.rmtree(self.s.folder / "out" / self.dest / "_osync")
+            self.s.all_durable("syncd")
+
+    def hold_seen(self, leader):
+        """Until the other machine's collector holds what its TabletServer has copied."""
+        n = 1 - self.s.tablets.index(leader)
+        last = {pid: end for pid, (end, _) in self.s.tablets[n].last_entries(self.table.tid).items()}
+
+        def held():
+            holds = self.s.collector_page(n).get("holds", [])
+            return {h["pid"]: h["last_entry"] for h in holds if h["tid"] == self.table.tid} == last or None
+
+        self.s.patiently("the follower's log to be held", held)
+
+    def wait_failed(self, words):
+        def failed():
+            subs = self.s.subtasks(self.table.name)
+            return True if any(p["status"] == "FAILED" and words in (p["reason"] or "") for p in subs) else None
+
+        self.s.patiently(f"FAILED ({words})", failed)
 
     # ---- around it ----
 
@@ -103,6 +174,8 @@ class Run:
         lost, twice = self.s.audit(self.dest, range(self.table.rows))
         wait_for(f"nothing to be left in {self.dest}", lambda: not self.s.hidden(self.dest), 20)
         wait_for("the collector to forget the task", lambda: not self.s.collector_folders(), 20)
+        if not self.s.hdfs:
+            self.s.rubbish.append(self.s.folder / "out" / self.dest)
         return lost, twice
 
     def run(self, way):
@@ -168,6 +241,225 @@ def way_collector_ends(r):
     r.end()
 
 
+def way_remnant(r):
+    r.first("collector", "task_unlink", "after")
+    r.job()
+
+
+def way_syncd_ends(r):
+    """In an orderly way, and starts."""
+    r.create()
+    r.arm()
+    r.s.kill("syncd", how=signal.SIGTERM)
+    r.flow()
+    r.end()
+
+
+def way_without_rows(r):
+    """The log goes on, but not with rows."""
+    r.create()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+    r.arm()
+    r.s.tablet.delete(r.table.tid, key="nobody")
+    r.until("syncd", "point_cas")
+    r.flow()
+    r.end()
+
+
+def way_first_start(r):
+    """The scheduler has no state yet."""
+    r.restarted("syncd", r.lose_state)
+    r.job()
+
+
+def way_first_registration(r):
+    """The collector finds no node of a collector in ZooKeeper."""
+    s, top = r.s, f"{r.s.root}/sync_tool"
+
+    def forget():
+        for name in s.zookeeper.children(f"{top}/collector"):
+            s.zookeeper.delete(f"{top}/collector/{name}")
+        s.zookeeper.delete(f"{top}/collector")
+        s.zookeeper.delete(top)
+
+    r.restarted("collector", forget)
+    r.job()
+
+
+def way_revived(r):
+    """Between fence and block a late request makes the folder again."""
+
+    def fenced():
+        r.revive()
+        r.arm()
+
+    r.first("syncd", "stage_finish", "after", lambda: r.first("syncd", "fence_rename", "after", fenced))
+    r.job()
+
+
+def way_cleaned(r):
+    """Somebody cleans _osync between take-over and fence."""
+    syncd = r.s.points["syncd"]
+    r.first("syncd", "stage_finish", "after", lambda: syncd.arm("take_mkdirs", "after", how=signal.SIGSTOP))
+    creator = threading.Thread(target=r.create)
+    creator.start()
+    wait_for("the scheduler to be stopped", lambda: r.s.is_stopped("syncd"), 30)
+    r.clean()
+    r.arm()
+    r.s.syncd.process.send_signal(signal.SIGCONT)
+    creator.join()
+    r.flow()
+    r.end()
+
+
+def way_backup(r):
+    """The store is put back from a backup: files have come since."""
+    backup = r.s.folder / unique("backup")
+    r.create()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+    with r.s.away():
+        r.s.kill("syncd")
+        shutil.copytree(r.s.folder / "state", backup)
+    r.table.put()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+
+    def put_back():
+        r.lose_state()
+        shutil.copytree(backup, r.s.folder / "state", dirs_exist_ok=True)
+
+    r.restarted("syncd", put_back)
+    r.flow()
+    r.end()
+
+
+def recover(r):
+    def tried():
+        if any(t["table"] == r.table.name for t in r.s.ready_page()["tasks"]):
+            return True
+        answer = r.s.rpc("RecoverSyncTask", db="db", name=r.table.name, dest=r.s.dest(r.dest))
+        r.said = answer
+        return True if answer.get("code", 0) == 0 else None
+
+    try:
+        r.s.patiently("the recovery", tried)
+    except TimeoutError as e:
+        raise AssertionError(f"{e}: {r.said}") from e
+
+
+def way_recovered(r):
+    """The store is lost, and the task is taken up again from the labels of its files."""
+    r.create()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+    r.restarted("syncd", r.lose_state)
+    recover(r)
+    r.flow()
+    r.end()
+
+
+def way_recovered_half(r):
+    """The claim of a first attempt is found."""
+    r.create()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+    with r.s.away():
+        r.s.kill("syncd")
+        r.lose_state()
+        r.s.all_durable("syncd")
+    r.first("syncd", "claim_finish", "after")
+    recover(r)
+    r.flow()
+    r.end()
+
+
+def way_restarted(r):
+    """The store is lost, and the table is copied anew: what the former task has left goes first."""
+    r.create()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+    r.restarted("syncd", r.lose_state)
+    r.create_again()
+    r.flow()
+    r.end()
+
+
+def way_recreated(r):
+    """The log's files are other files: they are linked anew when the partition is handed out anew, by `retry` at the
+    latest."""
+    s, tid = r.s, r.table.tid
+    r.create()
+    s.wait_all_rows(r.table.name, r.table.rows)
+    with s.away():
+        s.kill("collector")
+        s.tablet.stop()
+        for folder in s.tablet.root.glob(f"{tid}_*/binlog"):
+            for file in folder.iterdir():
+                copy = file.with_suffix(".copy")
+                shutil.copy2(file, copy)
+                copy.rename(file)
+        s.tablet.start()
+        r.arm()
+    r.table.put()
+
+    def all_there():
+        s.rpc("RetrySyncTask", db="db", name=r.table.name)
+        return sum(p["rows"] for p in s.subtasks(r.table.name)) >= r.table.rows or None
+
+    s.patiently("the rows", all_there)
+    r.flow()
+    r.end()
+
+
+def way_rewound(r):
+    """The collector is silent for so long that its rows, not yet committed, are to be read by another."""
+    r.create()
+    wait_for("staged rows", lambda: any(p["staged_rows"] for p in r.s.subtasks(r.table.name)))
+    r.arm()
+    with r.s.away():
+        r.s.kill("collector")
+        time.sleep(1)
+    r.flow()
+    r.end()
+
+
+def way_held(r):
+    """The collector beside the follower holds its log, through fail-overs forth and back."""
+    s, table = r.s, r.table
+    a, b = s.tablets
+    r.create()
+    s.wait_all_rows(table.name, table.rows)
+    r.arm()
+    for former, tablet in ((a, b), (b, a)):
+        s.replicas.wait_copied(table.tid)
+        r.hold_seen(former)
+        s.replicas.move(table.tid, tablet)
+        tablet.generate(table.tid, MORE, first_id=table.rows)
+        table.rows += MORE
+        s.wait_all_rows(table.name, table.rows)
+    r.end()
+
+
+def way_over_budget(r):
+    """The scheduler is away, the TabletServer purges what only links keep, and they pin too much."""
+    s, table = r.s, r.table
+    r.create()
+    s.wait_all_rows(table.name, table.rows)
+    r.arm()
+    s.leave.add("syncd")
+    s.kill("syncd")
+    for _ in range(3):
+        table.put(50, payload_bytes=2000)
+        s.seam(table.tid)
+    table.put()
+    s.tablet.snapshot(table.tid)
+    s.tablet.purge(table.tid)
+    r.until("collector", "links_drop")
+    s.leave.clear()
+    r.wait_failed("pin")
+    s.delete_patiently(table.name)
+    s.wait_no_task(table.name)
+    r.create_again()
+    r.flow()
+    r.end()
+
+
 WAYS = [
     way_job,
     way_collector_starts,
@@ -177,7 +469,15 @@ WAYS = [
     way_fenced_half,
     way_removed_half,
     way_collector_ends,
+    way_syncd_ends,
+    way_remnant,
+    way_revived,
+    way_cleaned,
+    way_first_start,
+    way_first_registration,
 ]
+LASTING = [way_without_rows, way_backup, way_recovered, way_recovered_half, way_restarted, way_recreated]
+ONE_PARTITION = {way_cleaned}
 
 
 # ---- the machinery ----
@@ -188,7 +488,6 @@ class Tally:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.reached = {}  # (who, name, side) -> hits
         self.killed = {}  # (who, name, side) -> modes
         self.kills = self.rows = self.runs = self.looks = 0
 
@@ -216,8 +515,8 @@ def fault_build(build):
 class Workers:
     """Several Systems that work off one list."""
 
-    def __init__(self, make, mode, tally):
-        self.make, self.mode, self.tally = make, mode, tally
+    def __init__(self, make, n):
+        self.make, self.n = make, n
         self.todo = queue.Queue()
         self.errors = []
         self.threads = []
@@ -225,14 +524,17 @@ class Workers:
     def _work(self, n):
         try:
             with self.make(n) as system:
-                table, tid = None, 0
+                tables, tid = {}, 0
                 system.start()
                 while (job := self.todo.get()) is not None and not self.errors:
+                    way, run = job
+                    partitions = 1 if way in ONE_PARTITION else 2
+                    table = tables.get(partitions)
                     if table is None or table.uses >= USES:
                         tid += 1
-                        table = Table(system, tid)
+                        table = tables[partitions] = Table(system, tid, partitions)
                     table.uses += 1
-                    job(system, table)
+                    run(system, table)
                     self.todo.task_done()
                 system.keep = False
         except BaseException:
@@ -245,7 +547,7 @@ class Workers:
                 break
 
     def __enter__(self):
-        self.threads = [threading.Thread(target=self._work, args=(n,)) for n in range(WORKERS)]
+        self.threads = [threading.Thread(target=self._work, args=(n,)) for n in range(self.n)]
         for t in self.threads:
             t.start()
         return self
@@ -264,23 +566,8 @@ class Workers:
         assert not self.errors, self.errors[0]
 
 
-def kill_everywhere(workers, ways, tally, mode, numbers):
+def kill_everywhere(workers, ways, tally, mode, numbers, wanted=lambda place: True):
     seen = {}
-
-    def look(way):
-        def job(system, table):
-            run = Run(system, table, mode)
-            began = time.monotonic()
-            try:
-                _, deaths, *counted = run.run(way)
-            except BaseException as e:
-                raise AssertionError(f"{way.__name__}, mode {mode}: {e}") from e
-            with tally.lock:
-                seen[way] = run.reached
-                add(deaths, table.rows, *counted)
-            print(f"{way.__name__}: {len(run.reached)} places, {time.monotonic() - began:.1f} s", flush=True)
-
-        return job
 
     def add(deaths, rows, lost, twice, looks):
         tally.kills += deaths
@@ -289,49 +576,113 @@ def kill_everywhere(workers, ways, tally, mode, numbers):
         numbers.add("kills", deaths)
         numbers.audited(rows, lost, twice)
 
+    def once(way, place, system, table):
+        run = Run(system, table, mode, place)
+        began = time.monotonic()
+        try:
+            fired, deaths, *counted = run.run(way)
+        except BaseException as e:
+            raise AssertionError(f"{way.__name__}, killed at {place}, mode {mode}: {e}") from e
+        with tally.lock:
+            add(deaths, table.rows, *counted)
+        what = f"killed {'' if fired else 'NOT '}at {':'.join(place)}" if place else f"{len(run.reached)} places"
+        print(f"{way.__name__}, mode {mode}: {what}, {time.monotonic() - began:.1f} s", flush=True)
+        return run, fired
+
+    def look(way):
+        def job(system, table):
+            run, _ = once(way, None, system, table)
+            seen[way] = run.reached
+
+        return job
+
     def kill(way, place):
         def job(system, table):
             for _ in range(3):  # what a run comes to isn't always the same
-                run = Run(system, table, mode, place)
-                began = time.monotonic()
-                try:
-                    fired, deaths, *counted = run.run(way)
-                except BaseException as e:
-                    raise AssertionError(f"{way.__name__}, killed at {place}, mode {mode}: {e}") from e
-                with tally.lock:
-                    add(deaths, table.rows, *counted)
-                    if fired:
-                        tally.killed.setdefault(place, set()).add(mode)
-                print(f"{way.__name__} {place}: {fired} {time.monotonic() - began:.1f} s", flush=True)
+                _, fired = once(way, place, system, table)
                 if fired:
+                    with tally.lock:
+                        tally.killed.setdefault(place, set()).add(mode)
                     return
 
         return job
 
-    workers.run_all([look(way) for way in ways])
+    workers.run_all([(way, look(way)) for way in ways])
     todo = {}
     for way in ways:
-        for place, hits in seen[way].items():
-            tally.reached[place] = tally.reached.get(place, 0) + hits
-            if not ONLY or place[1] in ONLY:
+        for place in seen[way]:
+            if wanted(place) and (not ONLY or place[1] in ONLY):
                 todo.setdefault(place, way)
-    workers.run_all([kill(way, place) for place, way in todo.items()])
-    return todo
+    workers.run_all([(way, kill(way, place)) for place, way in todo.items()])
+    killed = [p for p in todo if mode in tally.killed.get(p, ())]
+    print(f"\nmode {mode}: killed at {len(killed)} of {len(todo)} places")
+
+
+QUICK = {"roll.interval": "100ms", "sync_task.check_period": "300ms"}
+
+
+def systems(fault_build, tmp_path, zookeeper, hdfs, syncd=None, collector=None, **more):
+    def make(n):
+        folder = tmp_path / f"w{n}"
+        folder.mkdir()
+        conf = {"syncd": {**QUICK, **(syncd or {})}, "collector": collector or {}}
+        return FaultySystem(fault_build, folder, zookeeper, hdfs, conf, **more)
+
+    return make
 
 
 @pytest.mark.parametrize("mode", [2, 0, 1])
 def test_killed_at_every_failpoint(mode, fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
-    def make(n):
-        folder = tmp_path / f"w{n}"
-        folder.mkdir()
-        conf = {"syncd": {"roll.interval": "100ms", "sync_task.check_period": "300ms"}}
-        return FaultySystem(fault_build, folder, zookeeper, hdfs, conf)
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs), WORKERS) as workers:
+        kill_everywhere(workers, WAYS + (LASTING if mode else []), tally, mode, numbers)
 
-    began = time.monotonic()
-    with Workers(make, mode, tally) as workers:
-        todo = kill_everywhere(workers, WAYS, tally, mode, numbers)
-    killed = [p for p in todo if mode in tally.killed.get(p, ())]
-    print(f"\nmode {mode}: killed at {len(killed)} of {len(todo)} places in {time.monotonic() - began:.0f} s")
+
+# What is reached in other systems only: places that are killed at above are not tried again.
+
+
+def test_killed_while_rows_wait(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs, {"roll.interval": "2s"}), 1) as workers:
+        kill_everywhere(workers, [way_rewound], tally, 2, numbers, lambda p: p not in tally.killed)
+
+
+def test_killed_with_followers(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    hosts = ("127.0.0.1", "127.0.0.2")
+    make = systems(fault_build, tmp_path, zookeeper, hdfs, {"sync_task.hold_period": "200ms"}, hosts=hosts)
+    with Workers(make, 1) as workers:
+        kill_everywhere(workers, [way_held], tally, 2, numbers, lambda p: p not in tally.killed)
+
+
+def test_killed_over_budget(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    make = systems(fault_build, tmp_path, zookeeper, hdfs, collector={"max_pinned_bytes": 100_000})
+    with Workers(make, 1) as workers:
+        kill_everywhere(workers, [way_over_budget], tally, 2, numbers, lambda p: p not in tally.killed)
+
+
+def test_killed_and_without_power(fault_build, tmp_path, zookeeper, tally, numbers):
+    """On a local file system, and with each kill everything is lost that wasn't made durable: of the collector's
+    folder, the scheduler's state, and the destination."""
+    plain = systems(fault_build, tmp_path, zookeeper, None)
+    disks = []
+
+    def make(n):
+        s = plain(n)
+        s.chance.seed(n)
+        s.disks = {
+            "syncd": Disk(fault_build, s.folder / "disk-1", s.folder / "state", s.folder / "out", forgets=True),
+            "collector": Disk(fault_build, s.folder / "disk-2", s.folder / "collector-0", forgets=True),
+        }
+        for who, disk in s.disks.items():
+            s.env[who] |= disk.env
+            disks.append(disk)
+        return s
+
+    with Workers(make, WORKERS) as workers:
+        kill_everywhere(workers, WAYS + LASTING, tally, 2, numbers)
+    losses = sum(d.losses for d in disks)
+    forgotten = sum(d.lost["files"] + d.lost["names"] for d in disks)
+    print(f"{losses} power losses, {forgotten} files and names forgotten")
+    numbers.add("power losses", losses)
+    assert forgotten > losses // 4
 
 
 def test_every_failpoint_is_reached(tally, numbers):

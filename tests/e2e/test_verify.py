@@ -1,5 +1,5 @@
-"""`verify`: the audit of a destination finds whatever is missing or wrong there, and nothing else. On a real HDFS and on
-file://."""
+"""`verify`: the audit of a destination finds whatever is missing or wrong there, and nothing else. On a real HDFS and
+on file://."""
 
 import json
 import os

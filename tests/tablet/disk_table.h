@@ -71,6 +71,7 @@ struct disk_table {
     bool generating;
     uint64_t generated;
     tablet_clock_t clock;
+    bool announced; /* in ZooKeeper, if there is one */
 };
 
 /* Makes a table's folders below `root`, or opens what is there. `meta` is kept and freed. */

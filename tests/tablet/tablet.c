@@ -147,6 +147,7 @@ static void publish_step(publish_t *p);
 static void publish_done(publish_t *p, int status, const osync_error_t *err) {
     tablet_t *t = p->tablet;
     LL_DELETE(t->publishing, p);
+    if (status == 0) p->table->announced = true;
     if (p->call) {
         Osync__Test__Reply r = OSYNC__TEST__REPLY__INIT;
         if (status == 0 && p->change.lead)
@@ -377,8 +378,12 @@ static void create_table(osync__rpc_call_t *call, void *arg) {
     int rc = 0;
     if (!q->meta || !q->meta->has_tid || q->meta->tid < 0 || !q->meta->name || !q->meta->db || !q->partitions)
         rc = osync__err(&err, OSYNC_EINVAL, "meta with tid, db and name, and partitions of at least 1, are wanted");
-    else if (find_table(t, (uint32_t)q->meta->tid))
+    else if ((table = find_table(t, (uint32_t)q->meta->tid)) && table->announced)
         rc = osync__err(&err, OSYNC_EEXIST, "table %d exists", q->meta->tid);
+    if (rc == 0 && table) { /* made before, but ZooKeeper couldn't be told */
+        publish(t, table, call, false, (info_change_t){0});
+        return;
+    }
     if (rc == 0) {
         Openmldb__Api__TableMeta *meta = complete_meta(t, q);
         rc = meta ? disk_table_open(&table, t->root, meta, q->partitions, t->binlog_max_bytes, &t->clock, &err)

@@ -147,6 +147,7 @@ struct world {
     size_t n_plan;
     uint64_t made[N_OUTCOMES];
     bool dies_publishing;
+    const char *dies_fencing;   /* this incarnation */
     enum consumer consumer;     /* takes files away as soon as they are there */
     int fail_kind, fail_status; /* every request of this kind fails so; -1: none */
     const char *fail_path;      /* only those whose path holds this */
@@ -460,6 +461,7 @@ static void serve(world_t *w, request_t *r) {
         w->count++;
         if (r->file) r->id = r->file->id;
     }
+    if (w->dies_fencing && r->kind == RENAME && strstr(r->path, w->dies_fencing)) f.outcome = DIE;
     if (w->dies_publishing && r->kind == RENAME && strncmp(r->to, "/d/part-", 8) == 0) f.outcome = DIE;
     /* The bytes of a file are one stream: a part of it can't come late or twice. */
     if (r->kind == WRITE && (f.outcome == DOUBLE || f.outcome == RESENT)) f.outcome = FINE;
@@ -669,14 +671,14 @@ static void world_free(world_t *w) {
 }
 
 /* Whoever waits for ever is answered: what he would have heard, or that nothing is known. */
+static void release_one(world_t *w, request_t *r, bool unknown) {
+    DL_DELETE(w->held, r);
+    if (r->outcome == DIE && !unknown) r->status = execute(w, r);
+    if (unknown || r->outcome == DIE_LATE) r->status = OSYNC_ETIMEOUT;
+    answer(r);
+}
 static void release(world_t *w, bool unknown) {
-    request_t *r;
-    while ((r = w->held)) {
-        DL_DELETE(w->held, r);
-        if (r->outcome == DIE && !unknown) r->status = execute(w, r);
-        if (unknown || r->outcome == DIE_LATE) r->status = OSYNC_ETIMEOUT;
-        answer(r);
-    }
+    while (w->held) release_one(w, w->held, unknown);
 }
 
 /* An owner: appends rows from where he is told to, and commits. */
@@ -1069,7 +1071,8 @@ static bool play_loss(const loss_t *h, enum mutant mutant, uint64_t made[N_OUTCO
     w->plan[0].at += w->count;
     uint64_t wake_at = w->count + h->wake_after;
     rebuilder_start(&o[1], w, kept);
-    for (int limit = mutant == SOUND ? 4000 : 500; limit > 0; limit--) {
+    for (int limit = mutant == SOUND ? 4000 : 500; limit >= 0; limit--) {
+        if (limit == 0 && mutant == SOUND) fail_msg("somebody neither ends nor is told that he isn't the owner");
         turn_all(w, o);
         if (held_of(w) > dead && !o[2].d) rebuilder_start(&o[2], w, kept);
         /* Whoever wins on a store that was lost is fine, but only the new one can have another. */
@@ -1259,6 +1262,51 @@ static void test_replaced(void **state) {
     RUN_UNTIL(w, NULL, &b, is_done(&b));
     assert_int_equal(b.rewinds, rewinds); /* he has noticed nothing */
     owner_close(w, &b);
+    audit(w);
+    world_free(w);
+}
+
+/* The old one has listed the folder when the new one was in it, but his claim wasn't; his fence comes late, when the
+ * new one has prepared a file. He must not remove what tells whether it was published. */
+static void test_replaced_while_fencing(void **state) {
+    world_t *w = world_new();
+    owner_t first = {0}, a = {0}, b = {0};
+    owner_start(&first, w);
+    RUN_UNTIL(w, &first, NULL, first.committed > ROWS / 3);
+    owner_close(w, &first);
+    w->plan[0] = (fault_t){w->count + 3, DIE, 0};
+    w->n_plan = 1;
+    rebuilder_start(&b, w, &w->other);
+    RUN_UNTIL(w, NULL, &b, w->held);
+    request_t *claim = w->held;
+    assert_non_null(strstr(claim->path, ".rebuilt"));
+
+    osync__record_t r = {0};
+    assert_int_equal(osync__record_unpack(&r, w->other.value.data, w->other.value.len, TASK, 3, NULL), 0);
+    w->dies_fencing = r.incarnation;
+    owner_start(&a, w);
+    RUN_UNTIL(w, &a, NULL, w->held->next);
+    request_t *fence = w->held->next;
+    assert_int_equal(fence->kind, RENAME);
+    w->dies_fencing = NULL;
+
+    release_one(w, claim, false);
+    w->dies_publishing = true;
+    RUN_UNTIL(w, NULL, &b, fence->next);
+    w->dies_publishing = false;
+    request_t *publish = fence->next;
+    release_one(w, fence, false);
+    RUN_UNTIL(w, &a, NULL, a.failed);
+    assert_int_equal(a.err.code, OSYNC_ECONFLICT);
+    release_one(w, publish, false);
+    RUN_UNTIL(w, NULL, &b, is_done(&b) || b.failed);
+    if (b.failed) fail_msg("%s", b.err.message);
+    osync__record_free(&r);
+    owner_close(w, &a);
+    osync__delivery_remove(b.d, on_closed, &b);
+    RUN_UNTIL(w, NULL, NULL, b.closed);
+    assert_false(w->other.has_value);
+    assert_null(find(w, "/d/_osync"));
     audit(w);
     world_free(w);
 }
@@ -1790,12 +1838,14 @@ static void test_roll_by_time(void **state) {
     uint64_t start = osync__mono_ms();
     append_one(w, &a, "one");
     append_one(w, &a, "two");
+    bool in_time = osync__mono_ms() - start < 40; /* else the machine was too busy, and they may be in two files */
     RUN_UNTIL(w, NULL, NULL, a.committed == 2);
     assert_true(osync__mono_ms() - start >= 35);
-    assert_int_equal(w->n_published, 1);
+    size_t files = w->n_published;
+    assert_true(files == 1 || !in_time);
     append_one(w, &a, "");
     RUN_UNTIL(w, NULL, NULL, a.committed == 3);
-    assert_int_equal(w->n_published, 1);
+    assert_int_equal(w->n_published, files);
     owner_close(w, &a);
 
     owner_t b = {0};
@@ -2016,6 +2066,7 @@ int main(void) {
         cmocka_unit_test(test_rebuild),
         cmocka_unit_test(test_rebuild_refused),
         cmocka_unit_test(test_replaced),
+        cmocka_unit_test(test_replaced_while_fencing),
         cmocka_unit_test(test_stale_cas),
         cmocka_unit_test(test_loss_at_every_step),
         cmocka_unit_test(test_every_step_of_rebuild),

@@ -2050,15 +2050,15 @@ static void retry_starts_what_has_failed_again(void **state) {
 }
 
 static void a_reason_is_not_masked(void **state) {
-    env_t *e = new_env_that_commits(50);
+    env_t *e = new_env_that_commits(400);
     create_ok(e, "t1", 2);
     commit(e, 5, 0, 0, 2, 0, 2);
     e->sink_down = true;
     pack_t p = {.tid = 5, .start = 2, .next = 3, .first_row = 2, .rows = 1, .count = -1};
-    send_pack(e, p);
+    assert_int_equal(send_pack(e, p).code, 0);
     size_t n = e->n_adds;
     WAIT(e, strstr(shown(e, 5, 0).info, "reason=destination"));
-    run_for(e, 400); /* several check periods of silence: HDFS is what is waited for */
+    run_for(e, 1500); /* several check periods of silence: HDFS is what is waited for */
     assert_non_null(strstr(shown(e, 5, 0).info, "reason=destination"));
     assert_string_equal(shown(e, 5, 0).status, "RUNNING");
     assert_int_equal(e->n_adds, n);
@@ -2072,7 +2072,7 @@ static void a_reason_is_not_masked(void **state) {
             e,
             (pack_t){.tid = 5, .start = r.resume, .next = r.resume, .failed = true, .reason = "the log has diverged"});
     e->away = true;
-    run_for(e, 300);
+    run_for(e, 1500);
     shown_t x = shown(e, 5, 0);
     assert_string_equal(x.status, "FAILED");
     assert_non_null(strstr(x.info, "reason=the log has diverged"));

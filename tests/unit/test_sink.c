@@ -100,7 +100,7 @@ static int wait_for(int rc, result_t *r) {
 #define STAT(sink, r, path)      (result_free(&(r)), wait_for((sink)->ops->stat((sink), path, got_stat, &(r)), &(r)))
 #define LIST(sink, r, path)      (result_free(&(r)), wait_for((sink)->ops->list((sink), path, got_list, &(r)), &(r)))
 #define LABEL(sink, r, p)        (result_free(&(r)), wait_for((sink)->ops->get_label((sink), p, got_label, &(r)), &(r)))
-#define READ(sink, r, p, at, n)  (result_free(&(r)), wait_for((sink)->ops->read((sink), p, at, n, got_read, &(r)), &(r)))
+#define READ(sink, r, p, o, n)   (result_free(&(r)), wait_for((sink)->ops->read((sink), p, o, n, got_read, &(r)), &(r)))
 
 static void closed(void *arg) {
     *(bool *)arg = true;
@@ -1190,6 +1190,42 @@ static void web_takes_a_redirect_of_create(void **state) {
     server_stop(&datanode);
 }
 
+/* The NameNode names a DataNode that nobody listens for: that is for waiting, and the NameNode isn't to blame. */
+static void web_dead_datanode(void **state) {
+    (void)state;
+    static const step_t steps[] = {
+        {REPLY, LOCATE_F, "200 OK",
+         "{\"Location\":\"http://127.0.0.1:1/webhdfs/v1/f%20é+?op=CREATE&overwrite=false&createparent=false\"}"},
+        {REPLY, OPEN_F, "200 OK", "{\"Location\":\"http://127.0.0.1:1/webhdfs/v1/f%20é+?op=OPEN&offset=5&length=4\"}"},
+        {REPLY, "MKDIRS", "200 OK", "{\"boolean\":true}"},
+    };
+    server_t server;
+    result_t r = {0};
+    osync_sink_t *sink = NULL;
+    osync_sink_file_t *f = NULL;
+    osync_webhdfs_config_t config;
+    char xml[512];
+    server_start(&server, steps, 3);
+    (void)snprintf(xml, sizeof xml,
+                   P("dfs.nameservices", "ns") P("dfs.ha.namenodes.ns", "a,b") P("dfs.namenode.http-address.ns.a", "%s")
+                       P("dfs.namenode.http-address.ns.b", "127.0.0.1:1"),
+                   server.address);
+    site("hdfs-site.xml", xml);
+    osync_webhdfs_config_init(&config);
+    config.authority = "ns";
+    config.user = "alice";
+    config.hadoop_conf_dir = tmp;
+    assert_int_equal(osync_webhdfs_sink_new(&sink, &loop, &config, NULL), 0);
+    assert_int_equal(CALL(sink, r, create, F, &f), 0);
+    assert_int_equal(FINISH(f, r), OSYNC_ECONN);
+    assert_non_null(strstr(r.err.message, "127.0.0.1:1"));
+    assert_int_equal(READ(sink, r, F, 5, 4), OSYNC_ECONN);
+    assert_non_null(strstr(r.err.message, "127.0.0.1:1"));
+    assert_int_equal(CALL(sink, r, mkdirs, "/d"), 0); /* the same NameNode is asked */
+    close_sink(sink);
+    server_stop(&server);
+}
+
 /* Writes until it fails or `limit` bytes are out, then finishes; the first failure. */
 static int write_all(osync_sink_t *sink, size_t limit, result_t *r) {
     enum { CHUNK = 1 << 20 };
@@ -1452,6 +1488,7 @@ int main(void) {
         T(web_writes),
         T(web_refuses_wrong_locations),
         T(web_takes_a_redirect_of_create),
+        T(web_dead_datanode),
         T(web_write_faults),
         T(web_refusal_and_reset),
         T(web_early_201),

@@ -510,9 +510,17 @@ static void the_checkpoint_is_compared(void **state) {
     run();
     FOUND(1, 0);
     begin(false);
-    know(A, 0, 0, 0, true); /* knows nothing yet */
+    know(A, 0, 9, 900, true); /* it doesn't know yet where it was */
     run();
     FOUND(0, 0);
+    put(A, 0, 5)->label.total_rows++;
+    get(A, 0, 5)->label.rows++;
+    begin(true);
+    know(A, 0, 6, 600, false);
+    run();
+    FOUND(0, 1);
+    SAYS("has 22 rows, 315 bytes and 6 files by its label, and by the checkpoint 21, 315 and 6");
+    drop(get(A, 0, 5));
     get(A, 0, 4)->label.has_totals = false; /* of an older version */
     begin(false);
     know(A, 0, 5, 500, false);
