@@ -263,7 +263,7 @@ void osync__path_entombed(osync__delivery_t *d, const osync__prepared_t *p) {
 }
 
 void osync__path_claim(osync__delivery_t *d) {
-    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s" CLAIM, d->dest, d->task_id, d->c.pid, d->rec.claims[0]);
+    set_path(d, "%s/_osync/%s/%" PRIu32 "/%s" CLAIM, d->dest, d->task_id, d->c.pid, d->rec.claim);
 }
 
 void osync__path_final(osync__delivery_t *d, uint64_t n) {

@@ -75,7 +75,6 @@ struct osync__delivery {
     bool made;                        /* its folder is there; never made again (step 1) */
     bool listed;                      /* by this incarnation: nobody else is on the sink that the record doesn't know */
     bool claim_made;                  /* our claim is on the sink */
-    bool claimed;                     /* and it was there alone, or with older ones: a new one is a successor's */
     bool probed;
     bool erasing; /* the record's removal was tried */
     size_t at;    /* of a loop over rec.former */
@@ -179,7 +178,8 @@ int osync__label_file(osync__delivery_t *d); /* d->label, of what is staged */
 
 /* recovery.c */
 void osync__recover(osync__delivery_t *d);
-void osync__list_others(osync__delivery_t *d);
+/* After the take-over: claim, fence, look for others. */
+void osync__go_on(osync__delivery_t *d);
 void osync__look_at_slot(osync__delivery_t *d);
 /* d->got is the label of file n, d->stat what it belongs to. If it is ours, it goes into *l, and *ours is true. */
 int osync__read_label(osync__delivery_t *d, uint64_t n, osync__label_t *l, bool *ours);

@@ -4,8 +4,12 @@
  * where to go on. The order of fence and look is the point: a rename of a former owner that comes after the look would
  * take a slot that was seen to be free. */
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
+#include "base/sys.h"
 #include "delivery/internal.h"
 
 static void claim_there(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -14,7 +18,7 @@ static void claim_there(osync__delivery_t *d, int status, const osync_error_t *e
         return;
     }
     d->claim_made = true;
-    osync__list_others(d);
+    osync__go_on(d);
 }
 
 static void claim_refused(osync__delivery_t *d, int status, const osync_error_t *err) {
@@ -46,7 +50,48 @@ static void claim_created(osync__delivery_t *d, int status, const osync_error_t 
         osync__sink_finish(d, OSYNC__FP_claim_finish, claim_finished);
 }
 
+static void claim_stored(osync__delivery_t *d, int status, const osync_error_t *err) {
+    if (status)
+        osync__trouble(d, status, err);
+    else
+        osync__claim(d);
+}
+
+/* A claim begins with its number: one more than the largest that is there. Of two that are chosen at the same time, the
+ * random rest decides. */
+static void claims_listed(osync__delivery_t *d, int status, const osync_error_t *err) {
+    char number[9] = "";
+    unsigned long newest = 0;
+    osync_error_t own;
+    if (status && status != OSYNC_ENOENT) {
+        osync__trouble(d, status, err);
+        return;
+    }
+    for (size_t i = 0; i < d->n_found; i++) {
+        if (!d->found[i].is_claim) continue;
+        memcpy(number, d->found[i].id, 8);
+        unsigned long n = strtoul(number, NULL, 16);
+        if (n > newest) newest = n;
+    }
+    if (newest >= UINT32_MAX) {
+        osync__path_folder(d, 0);
+        osync__err(&own, OSYNC_ETOOBIG, "%s holds a claim with the largest number there is: remove %08lx*.rebuilt",
+                   d->path, newest);
+        osync__doom(d, &own);
+        return;
+    }
+    osync__random_hex(d->rec.claim, OSYNC__ID_BYTES);
+    (void)snprintf(number, sizeof number, "%08lx", newest + 1);
+    memcpy(d->rec.claim, number, 8);
+    osync__store_put(d, OSYNC__FP_others_cas, claim_stored);
+}
+
 void osync__claim(osync__delivery_t *d) {
+    if (!d->rec.claim[0]) {
+        osync__path_folder(d, 0);
+        osync__sink_list(d, claims_listed);
+        return;
+    }
     osync__path_claim(d);
     osync__sink_create(d, OSYNC__FP_claim_create, claim_created);
 }

@@ -45,7 +45,6 @@ void osync__record_free(osync__record_t *r) {
     osync__buf_free(&r->point);
     osync__buf_free(&r->prepared.end);
     free(r->former);
-    free(r->claims);
     *r = (osync__record_t){0};
 }
 
@@ -59,22 +58,12 @@ int osync__record_add_former(osync__record_t *r, const char *incarnation) {
     return 0;
 }
 
-int osync__record_add_claim(osync__record_t *r, const char *claim) {
-    char(*more)[OSYNC__ID_SIZE] = realloc(r->claims, (r->n_claims + 1) * sizeof *more);
-    if (!more) return OSYNC_ENOMEM;
-    r->claims = more;
-    if (!copy_id(r->claims[r->n_claims], claim)) return OSYNC_ECORRUPT;
-    r->n_claims++;
-    return 0;
-}
-
 int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t pid, osync__buf_t *out) {
     Osync__Delivery__Record m = OSYNC__DELIVERY__RECORD__INIT;
     Osync__Delivery__Prepared p = OSYNC__DELIVERY__PREPARED__INIT;
     Osync__Delivery__Former *former = calloc(r->n_former + 1, sizeof *former);
     Osync__Delivery__Former **formers = calloc(r->n_former + 1, sizeof *formers);
-    char **claims = calloc(r->n_claims + 1, sizeof *claims);
-    int rc = former && formers && claims ? 0 : OSYNC_ENOMEM;
+    int rc = former && formers ? 0 : OSYNC_ENOMEM;
     if (rc) goto done;
     m.version = RECORD_VERSION;
     m.task_id = unconst(task_id);
@@ -105,15 +94,12 @@ int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t p
     }
     m.n_former = r->n_former;
     m.former = formers;
-    for (size_t i = 0; i < r->n_claims; i++) claims[i] = r->claims[i];
-    m.n_claim = r->n_claims;
-    m.claim = claims;
+    if (r->claim[0]) m.claim = unconst(r->claim);
     m.has_rebuilding = m.rebuilding = r->rebuilding;
     rc = pack(&m.base, out);
 done:
     free(former);
     free(formers);
-    free(claims);
     return rc;
 }
 
@@ -155,7 +141,7 @@ int osync__record_unpack(osync__record_t *r, const void *data, size_t len, const
         rc = osync__record_add_former(r, m->former[i]->incarnation);
         if (!rc) r->former[i].blocked = m->former[i]->blocked;
     }
-    for (size_t i = 0; i < m->n_claim && !rc; i++) rc = osync__record_add_claim(r, m->claim[i]);
+    if (!rc && m->claim && !copy_id(r->claim, m->claim)) rc = OSYNC_ECORRUPT;
     r->rebuilding = m->rebuilding;
     if (rc) osync__err(err, rc, "the record of task %s, partition %u: %s", task_id, pid, osync_strerror(rc));
 done:

@@ -38,9 +38,8 @@ typedef struct osync__record {
     osync__prepared_t prepared;
     osync__former_t *former;
     size_t n_former;
-    bool rebuilding;                /* see delivery.proto */
-    char (*claims)[OSYNC__ID_SIZE]; /* the first is this record's own */
-    size_t n_claims;
+    bool rebuilding;            /* see delivery.proto */
+    char claim[OSYNC__ID_SIZE]; /* "": this record was never rebuilt, or hasn't chosen one yet */
 } osync__record_t;
 
 typedef struct osync__label {
@@ -63,7 +62,6 @@ int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t p
 int osync__record_unpack(osync__record_t *r, const void *data, size_t len, const char *task_id, uint32_t pid,
                          osync_error_t *err);
 int osync__record_add_former(osync__record_t *r, const char *incarnation);
-int osync__record_add_claim(osync__record_t *r, const char *claim);
 
 /* Replaces *out. */
 int osync__label_pack(const osync__label_t *l, osync__buf_t *out);

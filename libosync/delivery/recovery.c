@@ -328,6 +328,7 @@ static void settle(osync__delivery_t *d) {
 /* The fence */
 
 static void fence_next(osync__delivery_t *d);
+static void list_others(osync__delivery_t *d);
 static void block(osync__delivery_t *d);
 
 static void blocked(osync__delivery_t *d) {
@@ -427,7 +428,7 @@ static void fence_next(osync__delivery_t *d) {
         return;
     }
     if (d->at == r->n_former) {
-        osync__list_others(d);
+        list_others(d);
         return;
     }
     /* A2: a folder's rename is one atomic step that stops every request of that incarnation, creates, labels and
@@ -452,11 +453,9 @@ static void others_stored(osync__delivery_t *d, int status, const osync_error_t 
 }
 
 static bool is_known(const osync__record_t *r, const osync__found_t *found) {
-    if (!found->is_claim && strcmp(r->incarnation, found->id) == 0) return true;
-    for (size_t i = 0; i < r->n_former && !found->is_claim; i++)
+    if (strcmp(r->incarnation, found->id) == 0) return true;
+    for (size_t i = 0; i < r->n_former; i++)
         if (strcmp(r->former[i].incarnation, found->id) == 0) return true;
-    for (size_t i = 0; i < r->n_claims && found->is_claim; i++)
-        if (strcmp(r->claims[i], found->id) == 0) return true;
     return false;
 }
 
@@ -496,26 +495,28 @@ static void others_listed(osync__delivery_t *d, int status, const osync_error_t 
         osync__trouble(d, status, err);
         return;
     }
-    bool news = false;
     for (size_t i = 0; i < d->n_found; i++) {
-        osync__found_t *found = &d->found[i];
-        if (is_known(r, found) || (!found->is_claim && is_crowded(d) && !r->rebuilding)) continue;
-        if (found->is_claim && (!r->rebuilding || d->claimed)) {
+        /* Claims are in order: of two rebuilds side by side one stops. */
+        if (d->found[i].is_claim && strcmp(d->found[i].id, r->claim) > 0) {
             replaced(d);
             return;
         }
-        if (!found->is_claim && is_crowded(d)) {
+    }
+    bool news = false;
+    for (size_t i = 0; i < d->n_found; i++) {
+        osync__found_t *found = &d->found[i];
+        if (found->is_claim || is_known(r, found) || (is_crowded(d) && !r->rebuilding)) continue;
+        if (is_crowded(d)) {
             too_many(d);
             return;
         }
-        if (found->is_claim ? osync__record_add_claim(r, found->id) : osync__record_add_former(r, found->id)) {
+        if (osync__record_add_former(r, found->id)) {
             out_of_memory(d);
             return;
         }
         news = true;
     }
     d->listed = !news;
-    d->claimed = d->claimed || (r->rebuilding && !news);
     /* A name in the list could be a successor's. That it isn't, only the store can say: if this compare-and-set
      * succeeds, nobody had taken over when the list was made. */
     if (news)
@@ -524,36 +525,42 @@ static void others_listed(osync__delivery_t *d, int status, const osync_error_t 
         others_stored(d, 0, NULL);
 }
 
-void osync__list_others(osync__delivery_t *d) {
+static void list_others(osync__delivery_t *d) {
     osync__path_folder(d, 0);
     osync__sink_list(d, others_listed);
 }
 
 /* Take-over */
 
-static void go_on(osync__delivery_t *d) {
-    /* A claim that is seen after our folder was made stops us; one that is made later finds our folder. */
-    if (d->rec.rebuilding && !d->removing && !d->claim_made)
+void osync__go_on(osync__delivery_t *d) {
+    if (d->rec.rebuilding && !d->removing && !d->claim_made) {
         osync__claim(d);
-    else
-        osync__list_others(d);
+        return;
+    }
+    /* First the fence, then the look for others: who has fenced us meanwhile had made his claim before. A claim that is
+     * seen after our folder was made stops us; one that is made later finds our folder. */
+    d->listed = false;
+    d->at = 0;
+    fence_next(d);
 }
 
 static void made(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status) {
-        if (status == OSYNC_EEXIST) d->unused = false; /* it was fenced already, by an owner with another store */
+        /* Its name is sent once, as any other: a request that comes late could bring the folder back after a fence,
+         * while it is in use. */
+        d->unused = false;
         osync__trouble(d, status, err);
         return;
     }
     d->made = true;
-    go_on(d);
+    osync__go_on(d);
 }
 
 static void taken(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status) {
         osync__trouble(d, status, err);
     } else if (d->removing || d->made) {
-        go_on(d);
+        osync__go_on(d);
     } else {
         osync__path_incarnation(d, d->rec.incarnation);
         osync__sink_mkdirs(d, OSYNC__FP_take_mkdirs, made);
@@ -563,8 +570,10 @@ static void taken(osync__delivery_t *d, int status, const osync_error_t *err) {
 static void take_over(osync__delivery_t *d) {
     osync__record_t *r = &d->rec;
     /* Without a prepare or a staged file a former incarnation must be fenced just the same: its requests may be under
-     * way. */
-    if (r->incarnation[0] && osync__record_add_former(r, r->incarnation)) {
+     * way. Not so one of ours whose folder was never seen to be made: at most an empty folder comes of it, which the
+     * look for others finds. (Else the record would grow for as long as the sink is away.) */
+    bool bare = !d->made && strcmp(r->incarnation, d->incarnation) == 0;
+    if (r->incarnation[0] && !bare && osync__record_add_former(r, r->incarnation)) {
         out_of_memory(d);
         return;
     }
@@ -574,7 +583,6 @@ static void take_over(osync__delivery_t *d) {
     r->generation++;
     d->unused = true;
     d->made = false;
-    d->listed = false;
     osync__store_put(d, OSYNC__FP_take_cas, taken);
 }
 
@@ -601,9 +609,6 @@ static int load(osync__delivery_t *d, bool absent, osync_error_t *err) {
         rc = osync__buf_set(&d->rec.point, d->c.first_point, d->c.first_point_len);
         d->rec.rebuilding = d->c.rebuild;
         d->claim_made = false;
-        char claim[OSYNC__ID_SIZE];
-        osync__random_hex(claim, OSYNC__ID_BYTES);
-        if (!rc && d->c.rebuild) rc = osync__record_add_claim(&d->rec, claim);
     } else {
         rc = osync__buf_set(&d->stored, d->got.data, d->got.len);
         if (!rc) rc = osync__record_unpack(&d->rec, d->got.data, d->got.len, d->task_id, d->c.pid, err);

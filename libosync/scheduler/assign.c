@@ -182,6 +182,7 @@ void osync__sched_hand_out(osync__sub_t *sub) {
     }
     osync__random_uuid(sub->token);
     sub->heard = sub->put_off = sub->retry = false;
+    sub->phase[0] = '\0';
     sub->last_start.len = 0;
     sub->handout = OSYNC__HANDOUT_SAVING;
     osync__sched_record_put(&sub->record);

@@ -414,6 +414,12 @@ static void take_report(osync__sub_t *sub, const Openmldb__Datasync__CollectorRe
     }
 }
 
+/* The collector that has the partition now has found what it needs. (An original one has, when it sends at all.) */
+static bool has_begun(const osync__sub_t *sub) {
+    return sub->heard &&
+           (!sub->phase[0] || strcmp(sub->phase, "traversing") == 0 || strcmp(sub->phase, "following") == 0);
+}
+
 void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     osync_scheduler_t *s = arg;
     const Openmldb__Datasync__SendDataRequest *r =
@@ -454,10 +460,10 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         goto done;
     }
     if (!token_matches) {
-        /* Until the new hand-out is accepted, the former collector keeps its links: it may be handed the partition
-         * again, and the tablet may have removed meanwhile what they hold. */
-        bool handing_out = sub->handout != OSYNC__HANDOUT_NONE || sub->cause == OSYNC__SCHEDULER__CAUSE__ASSIGNMENT;
-        answer(call, NULL, false, -1, IGNORABLE "token not match, ignore this request", handing_out ? 0 : DELETE);
+        /* Until the next collector reads, the former one keeps its links: it may be handed the partition again, and
+         * they may be all that is left of the log. */
+        bool replaced = sub->handout == OSYNC__HANDOUT_NONE && has_begun(sub);
+        answer(call, NULL, false, -1, IGNORABLE "token not match, ignore this request", replaced ? DELETE : 0);
         goto done;
     }
     sub->heard = true;

@@ -1274,7 +1274,7 @@ static void test_replaced_while_fencing(void **state) {
     owner_start(&first, w);
     RUN_UNTIL(w, &first, NULL, first.committed > ROWS / 3);
     owner_close(w, &first);
-    w->plan[0] = (fault_t){w->count + 3, DIE, 0};
+    w->plan[0] = (fault_t){w->count + 5, DIE, 0};
     w->n_plan = 1;
     rebuilder_start(&b, w, &w->other);
     RUN_UNTIL(w, NULL, &b, w->held);

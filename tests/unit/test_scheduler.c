@@ -1050,6 +1050,9 @@ static void unknown_and_outdated_collectors_are_told_so(void **state) {
     r = send_pack(e, (pack_t){.tid = 5, .token = "nope"});
     assert_string_equal(r.msg,
                         "com._4paradigm.openmldb.synctool.IgnorableException: token not match, ignore this request");
+    assert_true(r.code == -1 && !r.delete_task); /* whoever it is: his links may be all that is left of the log */
+    send_pack(e, (pack_t){.tid = 5});
+    r = send_pack(e, (pack_t){.tid = 5, .token = "nope"});
     assert_true(r.code == -1 && r.delete_task);
     r = send_pack(e, (pack_t){.tid = 5, .token = ""});
     assert_true(r.code == -1 && r.delete_task);
@@ -1092,9 +1095,12 @@ static void a_silent_collector_is_replaced_from_the_committed_point(void **state
     assert_int_equal(a->collector, 1); /* not the one that has just failed */
     assert_int_equal(a->point, 0);     /* what was staged is read again */
     WAIT_STATUS(e, 5, 0, "RUNNING");
-    reply_t r =
-        send_pack(e, (pack_t){.tid = 5, .token = token, .start = 4, .next = 5, .first_row = 4, .rows = 1, .count = -1});
-    assert_true(r.delete_task); /* the former one has lost it */
+    pack_t former = {.tid = 5, .token = token, .start = 4, .next = 5, .first_row = 4, .rows = 1, .count = -1};
+    reply_t r = send_pack(e, former);
+    assert_true(r.code == -1 && !r.delete_task); /* it keeps its links until the next one reads */
+    send_pack(e, (pack_t){.tid = 5});
+    r = send_pack(e, former);
+    assert_true(r.code == -1 && r.delete_task); /* the former one has lost it */
     feed(e, 5, 0, 0, 6, 0, 6);
     r = send_pack(e, (pack_t){.tid = 5, .start = 6, .next = 6, .finished = true});
     assert_int_equal(r.code, 0);
@@ -1137,9 +1143,12 @@ static void defect_29_a_failed_reassignment_is_tried_again(void **state) {
     e->collectors[1].code = 0;
     WAIT_STATUS(e, 5, 0, "RUNNING");
     r = send_pack(e, former);
-    assert_true(r.code == -1 && r.delete_task);
+    assert_true(r.code == -1 && !r.delete_task);
     assert_non_null(strstr(shown(e, 5, 0).info, ";reason=handed to collector"));
     assert_non_null(strstr(shown(e, 5, 0).info, "which hasn't sent anything to 127.0.0.1:"));
+    send_pack(e, (pack_t){.tid = 5});
+    r = send_pack(e, former);
+    assert_true(r.code == -1 && r.delete_task);
     end_env(e);
 }
 

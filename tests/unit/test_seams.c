@@ -15,10 +15,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <rocksdb/c.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -1078,6 +1080,7 @@ static bool run_histories(const char *top, uint64_t first, uint64_t n, counts_t 
         pid_t pid = fork();
         assert_true(pid >= 0);
         if (pid > 0) continue;
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (uint64_t h = i; h < n; h += workers) one_history(top, first + h, &shared[i]);
         exit(0);
     }
