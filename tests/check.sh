@@ -65,11 +65,16 @@ model() { tests/model.sh; }
 unit() { UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 meson test -C build/clang --print-errorlogs --no-rebuild; }
 
 step() { # name, command...
-  local name=$1 log start=$SECONDS
+  local name=$1 log status start=$SECONDS
   log=build/check-$(echo "$name" | tr -c 'a-z0-9\n' '-').log
   shift
   printf '%-30s' "$name"
-  if "$@" >"$log" 2>&1; then
+  # Not in a condition: there `set -e` would be off, and a command that fails in the middle would go unnoticed.
+  set +e
+  (set -e && "$@") >"$log" 2>&1
+  status=$?
+  set -e
+  if [ $status -eq 0 ]; then
     printf 'ok  %4d s\n' $((SECONDS - start))
   else
     printf 'FAILED; from %s:\n' "$log"

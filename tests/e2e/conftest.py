@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from faults import has_failpoints
 from hdfs import Hdfs
 from zookeeper import ZooKeeper
 
@@ -16,6 +17,14 @@ def build():
     if not folder or not pathlib.Path(folder, "build.ninja").exists():
         pytest.exit("OSYNC_BUILD must name a meson build folder with the programs to test", returncode=2)
     return pathlib.Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def fault_build(build):
+    """The build whose daemons can be ended at a named step: OSYNC_BUILD_FAULTS, else OSYNC_BUILD."""
+    folder = pathlib.Path(os.environ.get("OSYNC_BUILD_FAULTS") or build).resolve()
+    assert has_failpoints(folder), f"{folder} is not built with -Dfailpoints=true: name one in OSYNC_BUILD_FAULTS"
+    return folder
 
 
 @pytest.fixture(scope="session")

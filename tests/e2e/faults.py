@@ -162,12 +162,15 @@ class FaultySystem(System):
         self.keep = True
         return self
 
+    def daemons(self):
+        return [("syncd", self.syncd), *(("collector", c) for c in self.collectors)]
+
     def _watch_processes(self):
         while not self._stop.wait(0.005):
             if not self.keep:
                 continue
             with self._lock:
-                for who, daemon in [("syncd", self.syncd), *(("collector", c) for c in self.collectors)]:
+                for who, daemon in self.daemons():
                     if daemon.process.poll() is not None and who not in self.leave:
                         self._bring_back(who, daemon)
 
@@ -193,6 +196,7 @@ class FaultySystem(System):
         with self._lock:
             daemon.end(how)
             if not self.keep and how == signal.SIGKILL:
+                self.deaths[who] += 1
                 self._lose_power(who)
 
     def _lose_power(self, who):
@@ -285,9 +289,7 @@ class FaultySystem(System):
 
     def wait_all_rows(self, name, n, timeout=60):
         self.patiently(
-            f"{n} rows of {name}",
-            lambda: True if sum(p["rows"] for p in self.subtasks(name)) >= n else None,
-            timeout,
+            f"{n} rows of {name}", lambda: True if sum(p["rows"] for p in self.subtasks(name)) >= n else None, timeout
         )
 
     def collector_folders(self):
@@ -306,7 +308,12 @@ class Away:
             pass
 
     def __exit__(self, *_):
-        self.system.keep = self.former
+        s = self.system
+        with s._lock:
+            for who, daemon in s.daemons():
+                if self.former and daemon.process.poll() is not None and who not in s.leave:
+                    daemon.start()  # here, as it didn't end by a fault
+        s.keep = self.former
 
 
 def unique(prefix):

@@ -2,7 +2,8 @@
 that knows the operations, and one for any TCP connection, that knows bytes only.
 
 What a rule does is a function of the exchange: it may forward the request (Exchange.forward), answer something else
-(Exchange.reply), or end the connection (Exchange.reset), in any order and number. Everything without a rule passes."""
+(Exchange.reply), or end the connection (Exchange.reset), in any order and number. Everything without a rule passes.
+"""
 
 import collections
 import contextlib
@@ -564,4 +565,3 @@ class TcpProxy:
             with contextlib.suppress(OSError):
                 s.shutdown(socket.SHUT_RDWR)
             s.close()
-

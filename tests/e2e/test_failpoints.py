@@ -4,8 +4,10 @@ and nothing is left behind.
 
 A *way* is a job, or one with a first fault, since many steps are only taken in a recovery. Each way runs once without a
 kill, to see which places it comes to, and then once for each place that is new. OSYNC_BUILD_FAULTS names the build to
-test (default: OSYNC_BUILD); it needs -Dfailpoints=true. OSYNC_FAILPOINTS=name,name tries only those."""
+test (default: OSYNC_BUILD); it needs -Dfailpoints=true. OSYNC_FAILPOINTS=name,name and OSYNC_WAYS=word try only those.
+"""
 
+import json
 import os
 import pathlib
 import queue
@@ -14,14 +16,17 @@ import signal
 import threading
 import time
 import traceback
+import urllib.request
 
 import pytest
 
-from faults import FaultySystem, Points, Watcher, has_failpoints, unique
+from faults import FaultySystem, Points, Watcher, unique
 from power import Disk
 from system import wait_for
+from zookeeper import free_port
 
 WORKERS = int(os.environ.get("OSYNC_FAULT_WORKERS", 3))
+ONLY_WAYS = os.environ.get("OSYNC_WAYS", "")
 ONLY = {n for n in os.environ.get("OSYNC_FAILPOINTS", "").split(",") if n}
 ROWS, MORE, USES = 60, 12, 8  # of a table at first, in each run, and how many runs use it
 
@@ -505,13 +510,6 @@ def tally():
     return Tally()
 
 
-@pytest.fixture(scope="module")
-def fault_build(build):
-    folder = pathlib.Path(os.environ.get("OSYNC_BUILD_FAULTS") or build).resolve()
-    assert has_failpoints(folder), f"{folder} is not built with -Dfailpoints=true: name one in OSYNC_BUILD_FAULTS"
-    return folder
-
-
 class Workers:
     """Several Systems that work off one list."""
 
@@ -526,7 +524,9 @@ class Workers:
             with self.make(n) as system:
                 tables, tid = {}, 0
                 system.start()
-                while (job := self.todo.get()) is not None and not self.errors:
+                while (job := self.todo.get()) is not None:
+                    if self.errors:
+                        continue
                     way, run = job
                     partitions = 1 if way in ONE_PARTITION else 2
                     table = tables.get(partitions)
@@ -539,12 +539,6 @@ class Workers:
                 system.keep = False
         except BaseException:
             self.errors.append(traceback.format_exc())
-        while True:  # whoever waits for the list must not wait forever
-            try:
-                self.todo.get_nowait()
-                self.todo.task_done()
-            except (queue.Empty, ValueError):
-                break
 
     def __enter__(self):
         self.threads = [threading.Thread(target=self._work, args=(n,)) for n in range(self.n)]
@@ -552,21 +546,23 @@ class Workers:
             t.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failed, *_):
         for _ in self.threads:
             self.todo.put(None)
         for t in self.threads:
             t.join()
+        assert failed or not self.errors, self.errors[0]
 
     def run_all(self, jobs):
         for job in jobs:
             self.todo.put(job)
-        while self.todo.unfinished_tasks and not self.errors and any(t.is_alive() for t in self.threads):
+        while self.todo.unfinished_tasks and not self.errors:
             time.sleep(0.02)
         assert not self.errors, self.errors[0]
 
 
 def kill_everywhere(workers, ways, tally, mode, numbers, wanted=lambda place: True):
+    ways = [w for w in ways if ONLY_WAYS in w.__name__]
     seen = {}
 
     def add(deaths, rows, lost, twice, looks):
@@ -683,6 +679,75 @@ def test_killed_and_without_power(fault_build, tmp_path, zookeeper, tally, numbe
     print(f"{losses} power losses, {forgotten} files and names forgotten")
     numbers.add("power losses", losses)
     assert forgotten > losses // 4
+
+
+STOPS = ["stage_create", "stage_write", "stage_finish", "label", "prepare_cas", "publish_rename", "commit_cas"]
+
+
+def successor(system, n):
+    """Another scheduler, elsewhere, with nothing of the former one's state. Returns that one's process and port."""
+    former = system.syncd, system.syncd_port
+    system.syncd_port = free_port()
+    system.points["syncd"] = Points(system.folder / f"syncd-{n}.hits")
+    system.env["syncd"]["OSYNC_FAILPOINT_HITS"] = str(system.folder / f"syncd-{n}.hits")
+    system.conf["syncd"]["sync_task.progress_path"] = system.folder / f"state-{n}"
+    system.start_syncd()
+    return former
+
+
+def zombie(name, side, deletes, numbers, lock):
+    """The scheduler stops in the middle of a step, its successor takes the table over, and then the step goes on."""
+
+    def job(system, table):
+        run = Run(system, table, 2)
+        points = system.points["syncd"]
+        with Watcher(system, run.dest):
+            run.create()
+            system.wait_all_rows(table.name, table.rows)
+            points.arm(name, side, how=signal.SIGSTOP)
+            table.put()
+            wait_for(f"the scheduler to stop at {name}", lambda: system.is_stopped("syncd"), 20)
+            with system.away():
+                former, port = successor(system, table.uses + 1000 * table.tid)
+            try:
+                recover(run)
+                run.flow()
+                former.process.send_signal(signal.SIGCONT)
+                table.put()
+                system.wait_all_rows(table.name, table.rows)
+                if deletes:  # what its owner may do, who sees a task that has failed
+                    system.patiently("the delete", lambda: ask(port, "DeleteSyncTask", db="db", name=table.name))
+                table.put()
+                system.wait_all_rows(table.name, table.rows)
+                time.sleep(0.3)  # longer than its retries take
+            finally:
+                former.process.send_signal(signal.SIGCONT)
+                former.kill()
+        run.end()
+        lost, twice = system.audit(run.dest, range(table.rows))
+        wait_for(f"nothing to be left in {run.dest}", lambda: not system.hidden(run.dest), 20)
+        with lock:
+            numbers.add("zombies")
+            numbers.audited(table.rows, lost, twice)
+
+    return job
+
+
+def ask(port, method, **fields):
+    url = f"http://127.0.0.1:{port}/openmldb.datasync.SyncTool/{method}"
+    request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_scheduler_that_was_given_up(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    """Stopped before or after any step of a delivery, while another one recovers the task from the labels: whatever it
+    does when it goes on, nothing is published twice."""
+    places = [(name, side) for name in STOPS for side in ("before", "after")]
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs), WORKERS) as workers:
+        workers.run_all(
+            (zombie, zombie(name, side, i % 2, numbers, tally.lock)) for i, (name, side) in enumerate(places)
+        )
 
 
 def test_every_failpoint_is_reached(tally, numbers):

@@ -4,8 +4,10 @@ itself, each row is there once, and nothing partial was ever visible."""
 import os
 import random
 import re
+import signal
 import threading
 import time
+import traceback
 
 import pytest
 
@@ -150,11 +152,27 @@ FAULTY = {
 
 
 def test_wrong_answers_of_hdfs(build, tmp_path, zookeeper, hdfs, numbers):
+    """OSYNC_CASE: a regular expression, to try only some, as in "publish: reset after"."""
     only = os.environ.get("OSYNC_CASE", "")
     some = [c for c in cases() if re.search(only, f"{c[0]}: {c[3]}")]
-    with WebHdfsProxy(hdfs) as p, FaultySystem(build, tmp_path, zookeeper, hdfs, FAULTY) as s:
-        with Watcher(s, "t"):
-            run_cases(s, p, "t", "t", some, numbers)
+    errors = []
+
+    def run(n):
+        folder = tmp_path / f"w{n}"
+        folder.mkdir()
+        try:
+            with WebHdfsProxy(hdfs) as p, FaultySystem(build, folder, zookeeper, hdfs, FAULTY) as s:
+                with Watcher(s, "t"):
+                    run_cases(s, p, "t", "t", some[n::2], numbers)
+        except Exception:
+            errors.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
 
 
 def test_a_redirect_elsewhere(build, tmp_path, zookeeper, hdfs, numbers):
@@ -249,7 +267,9 @@ def test_broken_connections(build, tmp_path, zookeeper, hdfs, numbers):
                     total += 50
                     dest = f"u{len(made)}"
                     if name != "syncd to HDFS" or mode in ("refuse", "cut"):  # else it is answered after a minute
-                        answer = s.rpc("CreateSyncTask", db="db", name="u", mode=0, dest=links.authority + s.dest(dest))
+                        answer = s.rpc(
+                            "CreateSyncTask", db="db", name="u", mode=0, dest=links.authority + s.dest(dest)
+                        )
                         made.append(dest if answer.get("code", 0) == 0 else None)
                     pause_until(began + seconds)
                     p.set("pass")
@@ -396,7 +416,6 @@ def test_lost_power(whose, build, tmp_path, zookeeper, hdfs, numbers):
             with s.away():
                 s.kill(whose)
                 disk.lose_power(rng if i % 2 else None)
-                (s.syncd if whose == "syncd" else s.collectors[0]).start()
             s.tablet.wait_generated(1)
             s.wait_all_rows("t", total)
             s.wait_no_task("u")
@@ -411,3 +430,49 @@ def test_lost_power(whose, build, tmp_path, zookeeper, hdfs, numbers):
         assert disk.lost["files"] + disk.lost["names"] > rounds // 4, f"hardly anything was lost: {disk.lost}"
         numbers.add("power losses", rounds)
         print(f"lost with the power: {disk.lost}")
+
+
+# ---- processes that stand still ----
+
+
+def test_collectors_that_stand_still(build, tmp_path, zookeeper, hdfs, numbers):
+    """Each is stopped for longer than every time-out, while the other one takes over, and goes on with what it was
+    about to do."""
+    total, stops = 2000, 0
+    conf = {**FAULTY, "syncd": {**FAULTY["syncd"], "zookeeper.session_timeout": "1s"}}
+    conf["collector"] = {**conf["collector"], "zk_session_timeout": 1000, "request_timeout_ms": 1000}
+    with FaultySystem(build, tmp_path, zookeeper, hdfs, conf) as s:
+        s.make_table(1, "t")
+        s.fill(1, total)
+        s.add_collector(max_pack_size="2K")
+        s.add_collector(max_pack_size="2K")
+        s.start_syncd()
+        s.wait_registered()
+        s.create_patiently("t", 2, "t")
+        with Watcher(s, "t"):
+            for i in range(4):
+                s.tablet.generate(1, 2000, first_id=total, rate_per_s=2000)
+                total += 2000
+                time.sleep(0.3)
+                users = {p["collector"] for p in s.subtasks("t")}
+                stopped = [c for c in s.collectors if c.endpoint in users]
+                if len(stopped) == len(s.collectors):
+                    stopped = stopped[i % 2 :][:1]
+                for c in stopped:
+                    c.process.send_signal(signal.SIGSTOP)
+                    stops += 1
+                names = {c.endpoint for c in stopped}
+                s.patiently(
+                    "the other one", lambda n=names: None if n & {p["collector"] for p in s.subtasks("t")} else 1
+                )
+                time.sleep(1.5)
+                for c in stopped:
+                    c.process.send_signal(signal.SIGCONT)
+                s.tablet.wait_generated(1)
+                s.wait_all_rows("t", total)
+        numbers.add("zombies", stops)
+        numbers.audited(total, *s.audit("t", range(total)))
+        s.delete_patiently("t")
+        s.wait_no_task("t")
+        assert not s.hidden("t")
+        wait_for("both collectors to forget the task", lambda: not s.collector_folders())

@@ -273,9 +273,15 @@ STEPS = [
 ]
 
 
-def test_recover_is_killed(local, numbers):
+@pytest.fixture
+def faulty(fault_build, tmp_path, zookeeper):
+    with System(fault_build, tmp_path, zookeeper, conf=CONF) as s:
+        yield s
+
+
+def test_recover_is_killed(faulty, numbers):
     """SIGKILL within the recovery: it goes on by itself once the task is stored, else it is asked for again."""
-    s = local
+    s = faulty
     s.make_table(1, "t", partitions=2)
     s.fill(1, 1000)
     s.start()

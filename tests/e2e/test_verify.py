@@ -328,6 +328,7 @@ def test_an_audit_holds_up_nobody(build, tmp_path, zookeeper, hdfs):
             t.join()
         s.syncd.start()
         s.wait_listening()
+        wait_for("its stored tasks", lambda: s.page()["ready"])
         expect_fine(s)
 
 

@@ -1311,6 +1311,37 @@ static void test_replaced_while_fencing(void **state) {
     world_free(w);
 }
 
+/* Two recover the same partition at the same time, each with a store of his own, the second after any number of the
+ * first one's steps: one goes on to the end, the other is told. */
+static void test_two_rebuilds(void **state) {
+    unsigned first = 0, second = 0;
+    for (int head_start = 0; head_start < 24; head_start++) {
+        world_t *w = world_new();
+        owner_t former = {0}, a = {0}, b = {0};
+        owner_start(&former, w);
+        RUN_UNTIL(w, &former, NULL, former.committed > ROWS / 3);
+        owner_close(w, &former);
+        w->kept.has_value = false;
+        rebuilder_start(&a, w, &w->kept);
+        for (int i = 0; i < head_start; i++) turn(w, &a, NULL);
+        rebuilder_start(&b, w, &w->other);
+        /* (Who has committed all his rows before the other one's claim was there doesn't look any more.) */
+        RUN_UNTIL(w, &a, &b, a.failed || b.failed || (is_done(&a) && is_done(&b)));
+        owner_t *stays = a.failed ? &b : &a, *goes = a.failed ? &a : &b;
+        first += b.failed;
+        second += a.failed;
+        if (goes->failed) assert_int_equal(goes->err.code, OSYNC_ECONFLICT);
+        RUN_UNTIL(w, stays, NULL, is_done(stays) || stays->failed);
+        if (stays->failed) fail_msg("%s", stays->err.message);
+        owner_close(w, goes);
+        owner_close(w, stays);
+        audit(w);
+        world_free(w);
+    }
+    printf("two rebuilds side by side: the first goes on %u times, the second %u times\n", first, second);
+    assert_true(first > 0 && second > 0);
+}
+
 /* The totals are the labels'; older files may be gone; a record that is there is used as it is. */
 static void test_rebuild(void **state) {
     for (int i = 0; i < 4; i++) {
@@ -2067,6 +2098,7 @@ int main(void) {
         cmocka_unit_test(test_rebuild_refused),
         cmocka_unit_test(test_replaced),
         cmocka_unit_test(test_replaced_while_fencing),
+        cmocka_unit_test(test_two_rebuilds),
         cmocka_unit_test(test_stale_cas),
         cmocka_unit_test(test_loss_at_every_step),
         cmocka_unit_test(test_every_step_of_rebuild),
