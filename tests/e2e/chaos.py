@@ -638,7 +638,7 @@ class Chaos:
                 self.log(f"retry of {sorted(final)}: {next(iter(final.values()))[1]}")
                 self.rpc("RetrySyncTask", db="db", name=self.tables[tid].name)
                 self.did["retries"] += 1
-            if tried[tid] < 20:
+            if tried[tid] < 60:
                 continue
             for _, reason, _ in final.values():
                 self.allow(reason)
