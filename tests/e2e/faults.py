@@ -259,8 +259,8 @@ class FaultySystem(System):
                     "CreateSyncTask", db="db", name=name, mode=mode, dest=authority + self.dest(dest), **more
                 )
             except DOWN:
-                known = any(t["table"] == name for t in self.ready_page()["tasks"])
-                return {"code": 0} if known or (self.files(dest) and not anew) else None
+                active = any(t["table"] == name and t["state"] == "active" for t in self.ready_page()["tasks"])
+                return {"code": 0} if active or (self.files(dest) and not anew) else None
             if answer.get("code", 0) == 0 or "already exists" in answer.get("msg", ""):
                 return answer
             refused[:] = [answer]

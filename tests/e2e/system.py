@@ -51,9 +51,16 @@ class Daemon:
         return self
 
     def end(self, how=signal.SIGTERM):
+        if how == signal.SIGTERM:  # one that was only just started doesn't catch it yet
+            wait_for("the daemon to catch SIGTERM", lambda: self.process.poll() is not None or self._catches(how))
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(60)
+
+    def _catches(self, signum):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.M)
+        return caught and int(caught.group(1), 16) & 1 << (signum - 1)
 
     def kill(self):
         self.end(signal.SIGKILL)
@@ -194,7 +201,9 @@ class System:
 
     def wait_registered(self):
         for c in self.collectors:
-            wait_for(f"{c.endpoint} to register", lambda c=c: "registered" in c.text() or c.process.poll() is not None)
+            wait_for(
+                f"{c.endpoint} to register", lambda c=c: "registered" in c.text() or c.process.poll() is not None
+            )
             assert c.process.poll() is None, c.text()
 
     # ---- calls ----
@@ -213,7 +222,9 @@ class System:
             return json.load(answer)
 
     def collector_page(self, n=0):
-        with urllib.request.urlopen(f"http://{self.collectors[n].endpoint}/status?format=json", timeout=120) as answer:
+        with urllib.request.urlopen(
+            f"http://{self.collectors[n].endpoint}/status?format=json", timeout=120
+        ) as answer:
             return json.load(answer)
 
     def helper(self, *arguments, status=0):
@@ -245,7 +256,9 @@ class System:
 
     def tasks(self):
         """(tid, pid) -> task."""
-        return {(t["progress"]["tid"], t["progress"].get("pid", 0)): t for t in self.rpc("TaskStatus").get("task", [])}
+        return {
+            (t["progress"]["tid"], t["progress"].get("pid", 0)): t for t in self.rpc("TaskStatus").get("task", [])
+        }
 
     def states(self):
         return {k: t["status"] for k, t in self.tasks().items()}

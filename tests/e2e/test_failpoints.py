@@ -247,7 +247,8 @@ def way_collector_ends(r):
 
 
 def way_remnant(r):
-    r.first("collector", "task_unlink", "after")
+    """A folder was made, and nothing was stored in it."""
+    r.first("collector", "folder_mkdirs", "after")
     r.job()
 
 
@@ -349,6 +350,16 @@ def recover(r):
         r.s.patiently("the recovery", tried)
     except TimeoutError as e:
         raise AssertionError(f"{e}: {r.said}") from e
+
+
+def way_blocker(r):
+    """The third take-over removes the empty file that the second one has left in the first one's place."""
+    r.first("syncd", "stage_finish", "after", lambda: None)
+    r.create()
+    r.s.wait_all_rows(r.table.name, r.table.rows)
+    r.restarted("syncd")
+    r.flow()
+    r.end()
 
 
 def way_recovered(r):
@@ -481,7 +492,7 @@ WAYS = [
     way_first_start,
     way_first_registration,
 ]
-LASTING = [way_without_rows, way_backup, way_recovered, way_recovered_half, way_restarted, way_recreated]
+LASTING = [way_without_rows, way_backup, way_blocker, way_recovered, way_recovered_half, way_restarted, way_recreated]
 ONE_PARTITION = {way_cleaned}
 
 

@@ -7,25 +7,26 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 
 import pytest
 
 from system import System, wait_for
 
-CONF = {"syncd": {"roll.interval": "100ms"}}
+CONF = {"syncd": {"roll.interval": "100ms", "roll.size": "512K"}}
 DONE = '{\n  "code": 0\n}\n'
 
 
 @pytest.fixture(params=["hdfs", "file"])
-def system(request, build, tmp_path, zookeeper):
+def system(request, fault_build, tmp_path, zookeeper):
     hdfs = request.getfixturevalue("hdfs") if request.param == "hdfs" else None
-    with System(build, tmp_path, zookeeper, hdfs, CONF) as s:
+    with System(fault_build, tmp_path, zookeeper, hdfs, CONF) as s:
         yield s
 
 
 @pytest.fixture
-def local(build, tmp_path, zookeeper):
-    with System(build, tmp_path, zookeeper, conf=CONF) as s:
+def local(fault_build, tmp_path, zookeeper):
+    with System(fault_build, tmp_path, zookeeper, conf=CONF) as s:
         yield s
 
 
@@ -81,13 +82,15 @@ def wait_each_partition(s, n):
     wait_for("each partition to have a file", lambda: all(of_partition(s, pid) for pid in range(n)))
 
 
-def kill_in_the_middle(s, rows):
-    """As soon as each partition has committed rows, and long before all of them are."""
-    wait_for("each partition to have rows", lambda: all(int(t["count"]) > 0 for t in s.tasks().values()))
-    s.syncd.kill()
-    committed = sum(s.ids("t").values())
-    assert 0 < committed < rows, "it came too late"
-    return committed
+def sync_and_die(s, rows):
+    """Begins a full sync of so many rows; the scheduler ends when a few of the files are committed."""
+    s.env["syncd"]["OSYNC_FAILPOINT"] = "commit_cas:after:4"
+    s.add_collector(max_pack_size="4K")
+    s.start_syncd()
+    s.wait_registered()
+    s.create("t", 0)
+    assert s.syncd.process.wait(60) == -signal.SIGKILL
+    assert 0 < sum(s.ids("t").values()) < rows
 
 
 # ---- recover ----
@@ -135,11 +138,7 @@ def test_recover_mode0(system, phase, numbers):
         s.tablet.snapshot(1)
     else:
         s.tablet.generate(1, rows)
-    s.add_collector(max_pack_size="4K")
-    s.start_syncd()
-    s.wait_registered()
-    s.create("t", 0)
-    kill_in_the_middle(s, rows)
+    sync_and_die(s, rows)
     lose_state(s)
     assert "goes on, mode 0" in message(s.helper("recover", *table(s)))
     s.wait_gone()
@@ -189,11 +188,7 @@ def test_recover_with_another_collector(local):
     s.tablet.generate(1, rows)
     s.seam(1)
     s.tablet.snapshot(1)
-    s.add_collector(max_pack_size="4K")
-    s.start_syncd()
-    s.wait_registered()
-    s.create("t", 0)
-    kill_in_the_middle(s, rows)
+    sync_and_die(s, rows)
     s.collectors[0].kill()
     lose_state(s)
     shutil.rmtree(s.folder / "collector-0")
@@ -273,15 +268,9 @@ STEPS = [
 ]
 
 
-@pytest.fixture
-def faulty(fault_build, tmp_path, zookeeper):
-    with System(fault_build, tmp_path, zookeeper, conf=CONF) as s:
-        yield s
-
-
-def test_recover_is_killed(faulty, numbers):
+def test_recover_is_killed(local, numbers):
     """SIGKILL within the recovery: it goes on by itself once the task is stored, else it is asked for again."""
-    s = faulty
+    s = local
     s.make_table(1, "t", partitions=2)
     s.fill(1, 1000)
     s.start()
