@@ -76,21 +76,32 @@ class Event:
 
 class Branch:
     """What one partition's log holds, as far as it is known: events by log index. A leader that dies takes its tail
-    along."""
+    along; and what was lost that way comes back if the next leader is one that was left behind before. Each term has
+    one leader, who goes on behind an entry of an earlier term."""
 
     def __init__(self):
         self.kept, self.unknown, self.lost = [], [], []
+        self.term = 1
+        self.logs = {1: (0, 0, [])}  # term -> index and term of the entry that it goes on behind, its events
 
     def add(self, event, index):
         event.index, event.state = index, "kept"
         self.kept.append(event)
+        self.logs[self.term][2].append(event)
 
-    def cut(self, last):
-        """Entries after `last` are lost."""
-        while self.kept and self.kept[-1].index > last:
-            event = self.kept.pop()
-            event.state = "lost"
-            self.lost.append(event)
+    def leader_moves(self, term, index, last_term):
+        """The new leader's log ends with entry `index`, of `last_term`."""
+        self.term, self.logs[term] = term, (index, last_term, [])
+        kept = set()
+        while last_term:
+            before, earlier, events = self.logs[last_term]
+            kept |= {e for e in events if e.index <= index}
+            index, last_term = min(index, before), earlier
+        everything = [e for _, _, events in self.logs.values() for e in events]
+        self.kept = sorted((e for e in everything if e in kept), key=lambda e: e.index)
+        self.lost = [e for e in everything if e not in kept]
+        for event in everything:
+            event.state = "kept" if event in kept else "lost"
 
 
 def covers(later, event):
@@ -108,10 +119,6 @@ class Table:
         self.branches = [Branch() for _ in range(PARTITIONS)]
         self.puts = {}  # id -> event
         self.lock = threading.RLock()
-
-    def cut(self, ends):
-        for pid, last in ends.items():
-            self.branches[pid].cut(last)
 
 
 class Chaos:
@@ -331,17 +338,23 @@ class Chaos:
         for table in self.tables.values():
             with table.lock:
                 for pid in range(PARTITIONS):
-                    if self.s.replicas.leader(table.tid, pid) is not self.s.tablets[n]:
-                        continue
-                    ends = {}
-                    self.with_zookeeper(
-                        "the leader to move",
-                        lambda: ends.update(self.s.replicas.move(table.tid, self.s.tablets[to], pid, dead=dead)),
-                    )
-                    before = len(table.branches[pid].lost)
-                    table.cut(ends)
-                    self.did["leader moves"] += 1
-                    self.did["events lost with a leader"] += len(table.branches[pid].lost) - before
+                    if self.s.replicas.leader(table.tid, pid) is self.s.tablets[n]:
+                        self.move_one(table, pid, self.s.tablets[to], dead)
+                        self.did["leader moves"] += 1
+
+    def move_one(self, table, pid, to, dead):
+        """The table's lock is held: nothing is put meanwhile."""
+        last = []
+
+        def moved():
+            self.s.replicas.move(table.tid, to, pid, dead=dead)
+            last[:] = to.last_entries(table.tid)[pid]
+
+        self.with_zookeeper("the leader to move", moved)
+        branch = table.branches[pid]
+        before = len(branch.lost)
+        branch.leader_moves(self.s.replicas.term, *last)
+        self.did["events lost with a leader"] += max(0, len(branch.lost) - before)
 
     def kill_tablet(self, rng, n, pause):
         """Its copies take over, or it comes back as the leader."""
@@ -384,11 +397,7 @@ class Chaos:
             to = next(t for t in self.s.tablets if t is not leader)
             to.follow(table.tid, pid, leader=leader.endpoint)
             self.s.replicas.wait_copied(table.tid, pid)
-            ends = {}
-            self.with_zookeeper(
-                "the leader to move", lambda: ends.update(self.s.replicas.move(table.tid, to, pid, dead=[]))
-            )
-            table.cut(ends)
+            self.move_one(table, pid, to, [])
         self.did["planned leader moves"] += 1
 
     def lag(self, rng):
@@ -698,6 +707,7 @@ class Chaos:
     no_more_fulls = False
     n_fulls = 0  # that were tried
     full = ""  # the folder of the one that is running
+    full_before = {}  # folder -> what was put before the sync into it could begin
 
     def full_sync_begin(self):
         """Into a folder of its own. If nobody answers it may have begun, and even be over, so another try needs another
@@ -709,10 +719,10 @@ class Chaos:
                 t["progress"]["dest"] for t in self.rpc("TaskStatus").get("task", []) if t["progress"]["tid"] == 2
             ]
             if not running:
-                with table.lock:
-                    self.full_before = {e.id for b in table.branches for e in b.kept}
                 self.n_fulls += 1
                 dest = self.s.dest(f"u{self.n_fulls}")
+                with table.lock:
+                    self.full_before = {**self.full_before, dest: {e.id for b in table.branches for e in b.kept}}
                 self.last_error = self.rpc("CreateSyncTask", db="db", name=table.name, mode=0, dest=dest)
                 running = [dest] if self.last_error.get("code") == 0 else []
             self.full = running[0] if running else ""
@@ -731,7 +741,7 @@ class Chaos:
         wait_for("HDFS", self.looked, 120)
         with table.lock:
             kept = {e.id for b in table.branches for e in b.kept}
-            self.compare(f"full sync {folder}", table, self.ids(table, folder), self.full_before & kept)
+            self.compare(f"full sync {folder}", table, self.ids(table, folder), self.full_before[folder] & kept)
         self.did["full syncs ended"] += 1
         self.full = ""
 
@@ -777,6 +787,10 @@ class Chaos:
                 ]
                 pid = self.partition(e.key)
                 self.log(f"  {i}: {e.key} {e.ts} partition {pid}, log index {e.index}, {e.state}, in {files}")
+                for n in got:
+                    o = table.puts[n]
+                    if o is not e and o.key == e.key and o.ts == e.ts:
+                        self.log(f"    there is {n}: log index {o.index}, {o.state}")
             self.wrong.append(
                 f"{what}: lost {len(lost)} {lost[:9]}, twice {len(twice)} {twice[:9]}, never put {other[:9]}"
             )

@@ -917,7 +917,7 @@ static bool work_of(env_t *e, uint32_t tid, uint32_t pid) {
 /* ---- tests ---- */
 
 static void a_full_sync_from_create_to_end(void **state) {
-    env_t *e = new_env(100);
+    env_t *e = new_env(1000);
     create_ok(e, "t2", 0);
     assert_int_equal(e->n_adds, 2);
     char expected[128];
@@ -2003,12 +2003,12 @@ static void a_recovery_survives_the_end_of_the_process(void **state) {
     osync__sched_reply_general(e->collectors[0].held, 0, NULL);
     e->collectors[0].held = NULL;
     e->collectors[0].hold = false;
+    size_t n = e->n_adds;
     start(e);
     all_ready(e);
     assert_int_equal(shown(e, 6, 0).point, 4);
     assert_int_equal(shown(e, 6, 1).point, 5);
     WAIT(e, !e->s->tasks->rebuild);
-    size_t n = e->n_adds;
     WAIT(e, e->n_adds >= n + 2); /* handed out by itself */
     commit(e, 6, 0, 4, 5, 4, 1);
     expect_rows(e, "t2", 5);
