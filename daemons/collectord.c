@@ -28,6 +28,8 @@ static const option_t table[] = {
     {"zk_cert", OPTION_STRING, C(zk_cert), 0, 0, 0, "ZooKeeper authentication, user:password"},
     {"collector_datadir", OPTION_STRING, C(data_dir), 0, 0, 0,
      "folder for links and progress; on the file system of the TabletServer's data"},
+    {"db_root_path", OPTION_STRING, C(db_root_path), 0, 0, 0,
+     "the TabletServer's own db_root_path, the folders of its memory tables; without it these are refused"},
     {"max_pack_size", OPTION_BYTES, C(max_pack_size), 1, 1ULL << 30, 0,
      "rows of one SendData; a larger row goes alone"},
     {"max_body_size", OPTION_BYTES, C(max_body_size), 1 << 20, 1ULL << 31, 0, "largest RPC message"},
@@ -65,6 +67,35 @@ static const option_t table[] = {
     {"disable_wal", OPTION_UNUSED, 0, 0, 0, 0, "snapshots are not written"},
     {NULL, OPTION_UNUSED, 0, 0, 0, 0, NULL},
 };
+
+/* OpenMLDB's collector knows the flags of all of OpenMLDB's programs, of gflags, glog and bRPC, and a file of an
+ * installation may have any of them. */
+static const char others[] =
+    "absolute_default_skiplist_height absolute_ttl_max alsologtostderr auto_failover binlog_coffee_time "
+    "binlog_delete_interval binlog_match_logoffset_interval binlog_notify_on_put binlog_single_file_max_size "
+    "binlog_sync_batch_size binlog_sync_to_disk_interval binlog_sync_wait_time bthread_concurrency bucket_size "
+    "check_binlog_sync_progress_delta cmd colorlogtostderr data_dir database defer_close_second disk_gc_interval "
+    "enable_distsql enable_localtablet file_compression fromenv gc_deleted_pk_version_delta gc_interval "
+    "gc_on_table_recover_count gc_pool_size gc_safe_offset get_concurrency_limit get_memory_stat_interval "
+    "get_replica_status_interval get_table_diskused_interval get_table_status_interval get_task_status_interval "
+    "go_back_max_try_cnt hdd_root_path health_check_interval host idle_timeout_second interactive io_pool_size "
+    "key_entry_max_height latest_default_skiplist_height latest_ttl_max load_index_max_wait_time load_table_batch "
+    "load_table_queue_size load_table_thread_num log_link log_prefix logbuflevel logbufsecs logtostderr "
+    "make_snapshot_check_interval make_snapshot_max_deleted_keys make_snapshot_offline_interval "
+    "make_snapshot_threshold_offset make_snapshot_time max_col_display_length max_connection_pool_size "
+    "max_log_size max_memory_mb max_op_num max_traverse_key_cnt mem_release_rate minloglevel "
+    "name_server_op_execute_timeout name_server_task_concurrency name_server_task_concurrency_for_replica_cluster "
+    "name_server_task_max_concurrency name_server_task_pool_size name_server_task_wait_time nameserver "
+    "partition_num password port preview_default_limit preview_limit_max_num put_concurrency_limit "
+    "put_slow_log_threshold query_slow_log_threshold recycle_bin_enabled recycle_bin_hdd_root_path "
+    "recycle_bin_root_path recycle_bin_ssd_root_path recycle_ttl replica_num request_max_retry request_sleep_time "
+    "request_timeout retry_send_file_wait_time_ms role scan_max_bytes_size scan_reserve_size send_file_max_try "
+    "skip_grant_tables skiplist_max_height snapshot_compression snapshot_pool_size snapshot_ttl_check_interval "
+    "snapshot_ttl_time socket_recv_buffer_size socket_send_buffer_size ssd_root_path stderrthreshold "
+    "stop_logging_if_full_disk stream_bandwidth_limit stream_block_size stream_close_wait_time_ms "
+    "sync_deploy_stats_timeout sync_job_timeout system_table_replica_num tablet tablet_heartbeat_timeout "
+    "tablet_offline_check_interval task_check_interval task_pool_size traverse_cnt_limit tryfromenv undefok "
+    "use_name user v verify_compression vmodule zk_log_file zk_log_level";
 
 static int read_options(options_t *o, int argc, char **argv, const char **bad, osync_error_t *err) {
     int rc = 0;
@@ -116,6 +147,9 @@ int main(int argc, char **argv) {
     };
     collectord_t d = {.settings.log_level = "info"};
     osync_collector_config_init(&d.settings.c);
-    options_t o = {.table = table, .target = &d.settings};
+    options_t o = {.table = table,
+                   .others = others,
+                   .others_reason = "it is for other programs of OpenMLDB, or for libraries that aren't used",
+                   .target = &d.settings};
     return daemon_main(&d.daemon, &program, &o, &d.settings.log_level, argc, argv);
 }

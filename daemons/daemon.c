@@ -103,8 +103,8 @@ int daemon_main(daemon_t *d, const daemon_program_t *program, options_t *o, cons
         fprintf(stderr, "%s: '%s' is not of the form %s\n", program->name, bad, program->bad_argument);
     else if (rc)
         fprintf(stderr, "%s: %s\n", program->name, err.message);
-    if (rc && has_loop) end(d); /* what has started has threads, which must end before the process does */
-    if (!rc) notify("READY=1");
+    if ((rc || d->done) && has_loop) end(d); /* what has started has threads, which must end before the process does */
+    if (!rc && !d->done) notify("READY=1");
     if (has_loop && (uv_run(&d->loop, UV_RUN_DEFAULT) || uv_loop_close(&d->loop))) rc = OSYNC_EIO;
     options_free(o);
     return rc ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -2,6 +2,7 @@
 #ifndef OSYNC_DAEMONS_DAEMON_H
 #define OSYNC_DAEMONS_DAEMON_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "options.h"
@@ -11,6 +12,7 @@ typedef struct daemon {
     uv_loop_t loop;
     uv_signal_t sigterm, sigint;
     void (*stop)(struct daemon *d);
+    bool done; /* `start` has done all that there was to do */
 } daemon_t;
 
 typedef struct daemon_program {

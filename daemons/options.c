@@ -40,10 +40,27 @@ static size_t distance(const char *a, const char *b) {
     return row[n];
 }
 
+/* Whether `key` is the first `len` characters of `name`. gflags takes dashes for underscores; no key differs only
+ * there. */
+static bool is_name(const char *key, const char *name, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (key[i] != name[i] && !(key[i] == '-' && name[i] == '_')) return false;
+    return !key[len];
+}
+
 static const option_t *find(const options_t *o, const char *key) {
     for (const option_t *t = o->table; t->key; t++)
-        if (!strcmp(t->key, key)) return t;
+        if (is_name(key, t->key, strlen(t->key))) return t;
     return NULL;
+}
+
+static bool is_other(const options_t *o, const char *key) {
+    const char *name = o->others ? o->others : "";
+    for (size_t len; *name; name += len + (name[len] == ' ')) {
+        len = strcspn(name, " ");
+        if (is_name(key, name, len)) return true;
+    }
+    return false;
 }
 
 static int unknown(const options_t *o, const char *key, osync_error_t *err) {
@@ -114,30 +131,32 @@ static int set_number(const option_t *t, void *field, const char *value, osync_e
     return 0;
 }
 
+static int set_bool(const option_t *t, void *field, const char *value, osync_error_t *err) {
+    static const char *const words[] = {"1", "t", "true", "y", "yes", "0", "f", "false", "n", "no"}; /* as gflags */
+    size_t n = sizeof words / sizeof *words, i = 0;
+    while (i < n && strcasecmp(value, words[i]) != 0) i++;
+    if (i == n) return fail(err, OSYNC_ECONFIG, "%s: '%s' is neither true nor false", t->key, value);
+    *(bool *)field = i < n / 2;
+    return 0;
+}
+
 int options_set(options_t *o, const char *key, const char *value, osync_error_t *err) {
-    bool negated = false;
     const option_t *t = find(o, key);
-    if (!t && !value && !strncmp(key, "no", 2)) {
+    bool other = !t && is_other(o, key);
+    if (!t && !other && !value && !strncmp(key, "no", 2)) { /* --noflag */
         t = find(o, key + 2);
-        negated = t && (t->type == OPTION_BOOL || t->type == OPTION_UNUSED);
+        if (t && t->type != OPTION_BOOL && t->type != OPTION_UNUSED) t = NULL;
+        other = !t && is_other(o, key + 2);
+        if (t || other) key += 2;
+        value = "false";
     }
-    if (!t || (t != find(o, key) && !negated)) return unknown(o, key, err);
+    if (!t && !other) return unknown(o, key, err);
+    if (other || t->type == OPTION_UNUSED) {
+        fprintf(stderr, "%s: %s has no meaning here (%s)\n", o->source, key, other ? o->others_reason : t->help);
+        return 0;
+    }
     void *field = (char *)o->target + t->offset;
-    if (t->type == OPTION_UNUSED) {
-        fprintf(stderr, "%s: %s has no meaning here (%s)\n", o->source, t->key, t->help);
-        return 0;
-    }
-    if (t->type == OPTION_BOOL) {
-        if (!value)
-            *(bool *)field = !negated;
-        else if (!strcmp(value, "true") || !strcmp(value, "1"))
-            *(bool *)field = true;
-        else if (!strcmp(value, "false") || !strcmp(value, "0"))
-            *(bool *)field = false;
-        else
-            return fail(err, OSYNC_ECONFIG, "%s: '%s' is neither true nor false", t->key, value);
-        return 0;
-    }
+    if (t->type == OPTION_BOOL) return set_bool(t, field, value ? value : "true", err);
     if (!value) return fail(err, OSYNC_ECONFIG, "%s needs a value: %s=...", t->key, t->key);
     return t->type == OPTION_STRING ? set_string(o, field, value, err) : set_number(t, field, value, err);
 }
@@ -190,55 +209,115 @@ int options_read_flags(options_t *o, const char *path, osync_error_t *err) {
     return rc;
 }
 
-/* One logical line of a properties file: `\` at the end continues it. Returns the number of its first physical line, 0
- * at the end. */
-static unsigned logical_line(FILE *f, char **line, size_t *cap, unsigned *n) {
+static size_t trailing_backslashes(const char *s, size_t len) {
+    size_t n = 0;
+    while (n < len && s[len - 1 - n] == '\\') n++;
+    return n;
+}
+
+/* One logical line of a properties file: `\` at the end continues it. *first: the number of its first physical line, 0
+ * at the end of the file. */
+static int logical_line(FILE *f, char **line, size_t *cap, unsigned *n, unsigned *first, osync_error_t *err) {
     char *part = NULL;
     size_t part_cap = 0, len = 0;
-    unsigned first = 0;
+    bool more = true;
     ssize_t got;
-    while ((got = getline(&part, &part_cap, f)) >= 0) {
+    int rc = 0;
+    *first = 0;
+    while (more && (got = getline(&part, &part_cap, f)) >= 0) {
         ++*n;
-        if (!first) first = *n;
+        if (!*first) *first = *n;
         while (got > 0 && (part[got - 1] == '\n' || part[got - 1] == '\r')) part[--got] = 0;
         char *s = part;
         while (isspace((unsigned char)*s)) s++;
         size_t add = strlen(s);
-        bool more =
-            add > 0 && s[add - 1] == '\\' && !(add > 1 && s[add - 2] == '\\') && (len || (*s != '#' && *s != '!'));
+        more = (len > 0 || (*s != '#' && *s != '!')) && trailing_backslashes(s, add) % 2 == 1;
         if (more) s[--add] = 0;
         if (len + add + 1 > *cap) {
             char *grown = realloc(*line, (len + add + 1) * 2);
-            if (!grown) break;
+            if (!grown) {
+                rc = fail(err, OSYNC_ENOMEM, "out of memory");
+                break;
+            }
             *line = grown;
             *cap = (len + add + 1) * 2;
         }
         memcpy(*line + len, s, add + 1);
         len += add;
-        if (!more) break;
     }
     free(part);
-    return first;
+    return rc;
+}
+
+/* One UTF-16 unit as UTF-8. */
+static char *put_unit(char *to, unsigned unit) {
+    if (unit < 0x80) {
+        *to++ = (char)unit;
+    } else if (unit < 0x800) {
+        *to++ = (char)(0xc0 | (unit >> 6));
+        *to++ = (char)(0x80 | (unit & 0x3f));
+    } else {
+        *to++ = (char)(0xe0 | (unit >> 12));
+        *to++ = (char)(0x80 | ((unit >> 6) & 0x3f));
+        *to++ = (char)(0x80 | (unit & 0x3f));
+    }
+    return to;
+}
+
+/* Java's escapes, in place: \t \n \f \r \uXXXX, and a backslash before anything else means that. */
+static int unescape(char *text, osync_error_t *err) {
+    static const char from[] = "tnfr", to[] = "\t\n\f\r";
+    char *out = text;
+    for (const char *s = text; *s; s++) {
+        if (*s != '\\') {
+            *out++ = *s;
+            continue;
+        }
+        const char *known = *++s ? strchr(from, *s) : NULL;
+        if (!*s) break;
+        if (known) {
+            *out++ = to[known - from];
+        } else if (*s == 'u') {
+            unsigned unit = 0;
+            for (int i = 0; i < 4; i++) {
+                unsigned char c = (unsigned char)*++s;
+                if (!isxdigit(c)) return fail(err, OSYNC_ECONFIG, "\\u must be followed by four hex digits");
+                unit = unit * 16 + (isdigit(c) ? (unsigned)c - '0' : (unsigned)tolower(c) - 'a' + 10);
+            }
+            if (!unit) return fail(err, OSYNC_ECONFIG, "\\u0000 has no place in a key or a value");
+            out = put_unit(out, unit);
+        } else {
+            *out++ = *s;
+        }
+    }
+    *out = 0;
+    return 0;
 }
 
 int options_read_properties(options_t *o, const char *path, osync_error_t *err) {
     char *line = NULL;
     size_t cap = 0;
-    unsigned n = 0, first;
+    unsigned n = 0, first = 0;
     FILE *f;
     int rc = open_file(path, &f, err);
     if (rc) return rc;
     o->source = path;
-    while (!rc && (first = logical_line(f, &line, &cap, &n)) > 0) {
-        char *s = trim(line);
-        if (!*s || *s == '#' || *s == '!') continue;
-        char *end = s + strcspn(s, "=: \t"), *value = end;
+    while (!(rc = logical_line(f, &line, &cap, &n, &first, err)) && first > 0) {
+        char *key = trim(line), *end = key;
+        if (!*key || *key == '#' || *key == '!') continue;
+        while (*end && !strchr("=: \t\f", *end)) end += *end == '\\' && end[1] ? 2 : 1;
+        char *value = end;
         while (isspace((unsigned char)*value)) value++;
         if (*value == '=' || *value == ':') value++;
-        if (!*end) rc = fail(err, OSYNC_ECONFIG, "'%s' is not of the form key=value", s);
+        value = trim(value);
         *end = 0;
-        if (!rc) rc = options_set(o, s, trim(value), err);
-        if (rc) at_line(path, first, err);
+        rc = unescape(key, err);
+        if (!rc) rc = unescape(value, err);
+        if (!rc) rc = options_set(o, key, value, err);
+        if (rc) {
+            at_line(path, first, err);
+            break;
+        }
     }
     free(line);
     fclose(f);

@@ -28,16 +28,19 @@ typedef struct option {
 
 typedef struct options {
     const option_t *table; /* ends with key NULL */
-    void *target;          /* the struct that is filled; it holds the defaults already */
-    const char *source;    /* what messages call the place: a file's name, or "command line" */
-    void **strings;        /* every string that was set */
+    const char *others;    /* further names, with a space between, that are accepted as OPTION_UNUSED; may be NULL */
+    const char *others_reason;
+    void *target;       /* the struct that is filled; it holds the defaults already */
+    const char *source; /* what messages call the place: a file's name, or "command line" */
+    void **strings;     /* every string that was set */
     size_t n_strings;
 } options_t;
 
 /* A gflags file: `--key=value`, `--flag`, `--noflag`, comments with '#'. An unknown key is an error that names the line
  * and the nearest known key. */
 int options_read_flags(options_t *o, const char *path, osync_error_t *err);
-/* A Java properties file: `key=value` or `key: value`, comments with '#' or '!', lines continued by '\'. */
+/* A Java properties file: `key=value` or `key: value`, comments with '#' or '!', lines continued by '\', Java's
+ * escapes. Unlike Java it leaves out white space at a value's end. */
 int options_read_properties(options_t *o, const char *path, osync_error_t *err);
 /* One assignment, as of the command line. `value` NULL is "--flag". */
 int options_set(options_t *o, const char *key, const char *value, osync_error_t *err);

@@ -10,12 +10,16 @@
 typedef struct settings {
     osync_scheduler_config_t c;
     const char *log_level;
+    const char *export_dir; /* NULL: not asked for */
 } settings_t;
 
 typedef struct syncd {
     daemon_t daemon;
     settings_t settings;
     osync_scheduler_t *scheduler;
+    bool exported;
+    int export_status;
+    osync_error_t export_error;
 } syncd_t;
 
 #define C(field) offsetof(settings_t, c.field)
@@ -33,7 +37,7 @@ static const option_t table[] = {
     {"sync_task.check_period", OPTION_MS, C(check_period_ms), 10, 0, 1000,
      "a collector that is silent for twice as long is replaced; a bare number is seconds"},
     {"sync_task.hold_period", OPTION_MS, C(hold_period_ms), 10, 0, 1000,
-     "how often collectors beside followers are asked to hold the log for a fail-over; by default 30 s, or three check "
+     "how often collectors that could take over are asked to hold the log; by default 30 s, or three check "
      "periods, if that is longer; a bare number is seconds"},
     {"request.timeout", OPTION_MS, C(request_timeout_ms), 1, 0, 1000,
      "of requests to collectors; a bare number is seconds"},
@@ -61,7 +65,10 @@ static const option_t table[] = {
 
 static int read_options(options_t *o, int argc, char **argv, const char **bad, osync_error_t *err) {
     const char *path = NULL;
+    settings_t *settings = o->target;
     int rc = 0;
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--export-progress")) settings->export_dir = i + 1 < argc ? argv[i + 1] : "";
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "-c")) path = i + 1 < argc ? argv[i + 1] : "";
     FILE *f = path ? NULL : fopen("conf/synctool.properties", "re");
@@ -74,7 +81,7 @@ static int read_options(options_t *o, int argc, char **argv, const char **bad, o
     for (int i = 1; !rc && i < argc; i++) {
         char key[128];
         const char *eq = strchr(argv[i], '=');
-        if (!strcmp(argv[i], "-c")) {
+        if (!strcmp(argv[i], "-c") || !strcmp(argv[i], "--export-progress")) {
             i++;
             continue;
         }
@@ -89,8 +96,26 @@ static int read_options(options_t *o, int argc, char **argv, const char **bad, o
     return rc;
 }
 
+static void on_exported(void *arg, int status, const osync_error_t *err) {
+    syncd_t *s = arg;
+    s->exported = true;
+    s->export_status = status;
+    if (status) s->export_error = *err;
+}
+
+static int export_progress(syncd_t *s, osync_error_t *err) {
+    int rc =
+        osync_scheduler_export_progress(&s->daemon.loop, &s->settings.c, s->settings.export_dir, on_exported, s, err);
+    if (rc) return rc;
+    while (!s->exported) uv_run(&s->daemon.loop, UV_RUN_ONCE);
+    s->daemon.done = true;
+    if (s->export_status) *err = s->export_error;
+    return s->export_status;
+}
+
 static int start(daemon_t *d, osync_error_t *err) {
     syncd_t *s = (syncd_t *)d;
+    if (s->settings.export_dir) return export_progress(s, err);
     int rc = osync_scheduler_new(&s->scheduler, &d->loop, &s->settings.c, err);
     return rc ? rc : osync_scheduler_start(s->scheduler, err);
 }
@@ -104,9 +129,13 @@ int main(int argc, char **argv) {
     static const char *const required[] = {"zookeeper.cluster", "sync_task.progress_path", NULL};
     static const daemon_program_t program = {
         .name = "osync-syncd",
-        .usage = "osync-syncd [-c FILE] [key=value ...]\n"
-                 "Schedules the synchronisation of OpenMLDB tables and writes their rows to HDFS.\n"
-                 "  -c FILE    reads synctool.properties (default: conf/synctool.properties, if it is there)\n",
+        .usage =
+            "osync-syncd [-c FILE] [key=value ...]\n"
+            "Schedules the synchronisation of OpenMLDB tables and writes their rows to HDFS.\n"
+            "  -c FILE    reads synctool.properties (default: conf/synctool.properties, if it is there)\n"
+            "  --export-progress DIR\n"
+            "             writes the tasks' progress as OpenMLDB's SyncTool keeps it, gives them up, and ends; for\n"
+            "             a daemon that is stopped\n",
         .required = required,
         .bad_argument = "key=value",
         .read = read_options,

@@ -17,7 +17,7 @@
 
 static const char usage[] =
     "osync-dump --meta FILE --partition DIR [options]\n"
-    "Prints the rows of one partition of an OpenMLDB disk table from its snapshot/ and binlog/ folders in DIR.\n"
+    "Prints the rows of one partition of an OpenMLDB table from its snapshot/ and binlog/ folders in DIR.\n"
     "  --meta FILE       the table's serialized api::TableMeta\n"
     "  --phase PHASE     all (default): what a full sync delivers; snapshot: the traverse of the base index;\n"
     "                    binlog: every put with a dimension of index 0 in the retained log\n"
@@ -112,12 +112,17 @@ static int print_rows(dump_t *d, osync_error_t *err) {
 }
 
 /* Finds the snapshot that DIR/snapshot/MANIFEST names. Without a MANIFEST there is none. */
-static int find_snapshot(const char *partition, char **dir, char **name, osync_error_t *err) {
+static int find_snapshot(const char *partition, char **dir, char **name, osync_reader_config_t *reader,
+                         osync_error_t *err) {
     char *path = NULL;
     osync_snapshot_name_t found;
     if (asprintf(&path, "%s/snapshot", partition) < 0) return OSYNC_ENOMEM;
     int rc = osync_snapshot_name(path, &found, err);
     if (!rc && (!(*name = strdup(found.name)) || asprintf(dir, "%s/%s", path, found.name) < 0)) rc = OSYNC_ENOMEM;
+    if (!rc) {
+        reader->snapshot_offset = found.offset;
+        reader->snapshot_count = found.count;
+    }
     free(path);
     return rc == OSYNC_ENOENT ? 0 : rc;
 }
@@ -148,7 +153,7 @@ static int run(dump_t *d) {
     osync_csv_config_init(&csv);
     csv.timezone = d->zone;
     if (osync_csv_new(&d->csv, d->table, &csv, &err) ||
-        find_snapshot(d->partition, &snapshot_dir, &snapshot_name, &err)) {
+        find_snapshot(d->partition, &snapshot_dir, &snapshot_name, &d->reader, &err)) {
         fail(err.message);
         goto done;
     }

@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 packages=(gcc g++ clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler
   libprotobuf-c-dev libuv1-dev libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev
   libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev python3 python3-pytest
-  zookeeper maven openjdk-17-jre-headless spin tzdata xz-utils curl ca-certificates git)
+  zookeeper maven openjdk-17-jdk-headless protobuf-compiler spin tzdata xz-utils curl ca-certificates git)
 
 setup() {
   local missing=() p
@@ -27,7 +27,7 @@ setup() {
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
   fi
-  /usr/bin/python3 tests/e2e/hdfs.py fetch # Hadoop's jars, from Maven Central
+  /usr/bin/python3 tests/e2e/jars.py fetch # Hadoop's and brpc-java's, from Maven Central
 }
 
 # The form of every text file: .clang-format for C, .editorconfig's rules for all.

@@ -3,7 +3,8 @@
 
 The same options and the same output. Unlike the original, a request that the server refuses ends with exit status 1,
 `create` without -m means mode 0 (full), and tool-status needs no key that the shipped configuration doesn't have.
-Only osync-syncd knows retry, recover, verify and points, and create's --append, --restart, --continue and --points.
+Only osync-syncd knows retry, recover, verify, points and collectors, and create's --append, --restart, --continue and
+--points.
 """
 
 import argparse
@@ -168,8 +169,7 @@ def print_scope(tasks):
     tables = {}
     for task in tasks:
         tables.setdefault(task["tid"], {})[task["pid"]] = task
-    failed = {tid: [t for t in parts.values() if t["status"] == "FAILED"] for tid, parts in tables.items()}
-    failed = {tid: parts for tid, parts in failed.items() if parts}
+    failed = {task["tid"] for task in tasks if task["status"] == "FAILED"}
     print("table scope")
     print("running tasks:")
     for tid, parts in tables.items():
@@ -178,11 +178,12 @@ def print_scope(tasks):
     if not failed:
         print("all tasks are running")
         return
-    print(f"tasks contains failed part: {set(failed)}")
-    for tid, parts in failed.items():
+    print(f"tasks contains failed part: {failed}")
+    for tid in failed:
         print(f"tid: {tid}")
-        for part in parts:
-            print(f"failed part: {part}")
+        for part in tables[tid].values():
+            if part["status"] == "FAILED":
+                print(f"failed part: {part}")
 
 
 def status(args):
@@ -200,6 +201,22 @@ def status(args):
         print(task)
     print_scope(tasks)
     return 0
+
+
+def collectors(args):
+    """Each collector as one dict; one without tasks stands by."""
+    answer = parse(call(args.server, "Collectors", {}))
+    found = answer.get("collectors", [])
+    print(f"{len(found)} collectors")
+    for info in found:
+        info |= {"tasks": info.pop("tasks", []), "holds": info.pop("holds", [])}  # last, and always there
+        if "lastSeen" in info:
+            info["lastSeen"] = str(datetime.datetime.fromtimestamp(int(info["lastSeen"]) / 1000))
+        print(info)
+    response = answer.get("response", {})
+    if response.get("msg"):
+        print(response["msg"])
+    return 0 if response.get("code") == 0 else 1
 
 
 def tool_status(args):
@@ -230,6 +247,7 @@ ACTIONS = {
     "recover": recover,
     "verify": verify,
     "points": points,
+    "collectors": collectors,
 }
 
 

@@ -27,6 +27,7 @@ typedef struct osync_collector_config {
     const char *zk_cert;            /* "user:password"; "" is none */
     uint32_t zk_session_timeout_ms; /* 2000 */
     const char *data_dir;           /* links and progress; on the TabletServer's data file system */
+    const char *db_root_path;       /* the TabletServer's folders of memory tables, "a,b,..."; "": these are refused */
     uint64_t max_pack_size;         /* bytes of rows in one SendData: 1 MiB; a larger row goes alone */
     uint64_t max_body_size;         /* bytes of one RPC message that is accepted or sent: 64 MiB */
     uint32_t request_timeout_ms;    /* of every RPC: 20000 */

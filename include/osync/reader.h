@@ -1,4 +1,5 @@
-/* Reads the rows of one partition of a disk table from its files: a snapshot (RocksDB checkpoint) and a binlog.
+/* Reads the rows of one partition from its files: a snapshot (of a disk table a RocksDB checkpoint, of a memory table
+ * an .sdb file) and a binlog.
  *
  * Nothing here needs a running TabletServer, and nothing writes to the files that are read. The rule by which the two
  * phases fit together (the replayed window) is in docs/delivery.md. All calls block: use a reader from a worker thread,
@@ -34,10 +35,13 @@ typedef struct osync_reader_config {
     size_t size; /* sizeof(osync_reader_config_t), set by osync_reader_config_init */
     osync_phase_t phase;
     osync_base_t base;
-    const char *binlog_dir;   /* holds NNNNNNNN.log; required unless phase is SNAPSHOT. May be absent or empty. */
-    const char *snapshot_dir; /* the checkpoint's own folder (holds CURRENT); NULL: there is no snapshot */
-    /* The checkpoint's name in MANIFEST, the local minute it was made in (12 digits). Needed by BASE_AUTO. */
+    const char *binlog_dir; /* holds NNNNNNNN.log; required unless phase is SNAPSHOT. May be absent or empty. */
+    /* NULL: there is no snapshot. Disk table: the checkpoint's own folder (holds CURRENT). Memory table: the .sdb file.
+     */
+    const char *snapshot_dir;
+    /* Its name in MANIFEST; of a checkpoint the local minute it was made in (12 digits). Needed by BASE_AUTO. */
     const char *snapshot_name;
+    uint64_t snapshot_offset, snapshot_count; /* memory table: of the same MANIFEST */
     /* Folder for the window's scratch databases, made if it isn't there. The reader removes what it makes below it, not
      * the folder. Required for ALL. */
     const char *scratch_dir;
@@ -52,7 +56,7 @@ typedef struct osync_reader_config {
 
 typedef struct osync_reader_row {
     osync_phase_t phase; /* SNAPSHOT or BINLOG */
-    uint64_t offset;     /* BINLOG: log index */
+    uint64_t offset;     /* log index; 0: SNAPSHOT of a disk table */
     const void *pk;      /* key of the base index: arbitrary bytes */
     size_t pk_len;
     uint64_t ts;       /* of the base index: milliseconds, or what the ts column holds */
@@ -61,10 +65,11 @@ typedef struct osync_reader_row {
 } osync_reader_row_t;
 
 typedef struct osync_snapshot_name {
-    char name[256]; /* of the checkpoint's folder below `dir` */
+    char name[256]; /* of the checkpoint's folder, or of the .sdb file, in `dir` */
+    uint64_t offset, count;
 } osync_snapshot_name_t;
 
-/* Reads which checkpoint is the current one from the MANIFEST in a partition's snapshot folder. OSYNC_ENOENT: there is
+/* Reads which snapshot is the current one from the MANIFEST in a partition's snapshot folder. OSYNC_ENOENT: there is
  * no MANIFEST, hence no snapshot. OSYNC_ECORRUPT: it isn't a MANIFEST. OSYNC_ETOOBIG: it is too large to be one. */
 OSYNC_API int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err);
 
@@ -98,7 +103,7 @@ OSYNC_API int osync_reader_point(osync_reader_t *reader, const void **point, siz
 
 typedef struct osync_reader_progress {
     bool traversing;        /* rows still come from the snapshot */
-    uint64_t snapshot_rows; /* RocksDB's estimate of its rows; 0 is not known */
+    uint64_t snapshot_rows; /* RocksDB's estimate of its rows, or a memory table's number; 0 is not known */
     uint64_t next;          /* next log index wanted; 0 while traversing */
     uint64_t tail;          /* newest log index seen when the log was last looked at */
 } osync_reader_progress_t;

@@ -32,8 +32,8 @@ typedef struct osync_scheduler_config {
     const char *state_dir;           /* holds checkpoint.db, made if it isn't there; required */
     uint32_t check_period_ms;        /* 10000: a collector that is silent for twice as long is replaced */
     uint32_t request_timeout_ms;     /* of AddSyncTask and HoldLog: 5000 */
-    uint32_t hold_period_ms;         /* how often collectors beside followers are asked to hold the log; 0: 30000, or
-                                        three check periods, if that is longer */
+    uint32_t hold_period_ms;         /* how often collectors that could take over are asked to hold the log; 0: 30000,
+                                        or three check periods, if that is longer */
     uint64_t max_body_size;          /* bytes of one RPC message that is accepted or sent: 64 MiB */
     const char *hadoop_conf_dir;     /* NULL: HADOOP_CONF_DIR */
     const char *hadoop_user;         /* NULL: HADOOP_USER_NAME, else the process's user */
@@ -59,6 +59,15 @@ OSYNC_API int osync_scheduler_port(const osync_scheduler_t *scheduler);
 /* Ends everything in an orderly way (staged rows that aren't committed are read again next time), frees the scheduler,
  * then calls cb (may be NULL). */
 OSYNC_API void osync_scheduler_close(osync_scheduler_t *scheduler, void (*cb)(void *arg), void *arg);
+
+/* Gives the tasks of a checkpoint that no scheduler has open back to OpenMLDB's SyncTool: writes
+ * `dir`/<tid>/<pid>.progress with the committed points, and then calls the checkpoint "checkpoint.db.exported.<ms>", so
+ * that the tasks have one owner. (The other way needs no call: a scheduler takes over what it finds in its state_dir.)
+ * Only state_dir of `config` counts. Non-zero: `cb` is never called; else exactly once, on the loop's thread. Files are
+ * written on the loop's thread. It can be done again after a failure. */
+typedef void (*osync_scheduler_export_cb)(void *arg, int status, const osync_error_t *err);
+OSYNC_API int osync_scheduler_export_progress(uv_loop_t *loop, const osync_scheduler_config_t *config, const char *dir,
+                                              osync_scheduler_export_cb cb, void *arg, osync_error_t *err);
 
 #ifdef __cplusplus
 }

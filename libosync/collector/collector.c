@@ -30,7 +30,7 @@ enum {
 struct osync_collector {
     uv_loop_t *loop;
     osync_collector_config_t config; /* strings are owned */
-    char *strings[6];
+    char *strings[7];
     char *endpoint; /* as registered */
     char *register_path;
     int lock;
@@ -66,6 +66,7 @@ void osync_collector_config_init(osync_collector_config_t *config) {
         .zk_cert = "",
         .zk_session_timeout_ms = 2000,
         .data_dir = "/tmp/openmldb/datacollector",
+        .db_root_path = "",
         .max_pack_size = 1 << 20,
         .max_body_size = 64 << 20,
         .request_timeout_ms = 20000,
@@ -770,7 +771,8 @@ int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_co
     c->config = *config;
     c->lock = -1;
     const char **fields[] = {&c->config.endpoint,       &c->config.zk_cluster, &c->config.zk_root_path,
-                             &c->config.zk_auth_schema, &c->config.zk_cert,    &c->config.data_dir};
+                             &c->config.zk_auth_schema, &c->config.zk_cert,    &c->config.data_dir,
+                             &c->config.db_root_path};
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         c->strings[i] = strdup(*fields[i] ? *fields[i] : "");
         *fields[i] = c->strings[i];

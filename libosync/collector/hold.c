@@ -18,6 +18,7 @@
 #include "base/sys.h"
 #include "collector/internal.h"
 #include "collector/links.h"
+#include "collector/roots.h"
 
 struct osync__hold {
     const osync__task_env_t *env;
@@ -31,7 +32,9 @@ struct osync__hold {
     uv_timer_t timer;
     osync_error_t problem; /* code 0: none */
     uint64_t ask_id;
-    bool ask;          /* where the tablet has its files */
+    bool ask;  /* where the tablet has its files */
+    bool find; /* they are a memory table's, and have to be looked for */
+    uint64_t tablet_tail;
     bool unstored;     /* a HoldLog came since hold.progress was written */
     bool asking, busy; /* what is under way */
     bool ending, remove, removed;
@@ -43,7 +46,8 @@ struct osync__hold {
     osync__links_t links;
     osync__buf_t bytes;  /* the request */
     osync__buf_t stored; /* what hold.progress holds */
-    bool store;
+    bool store, finds;
+    char *found; /* binlog_source */
     uint64_t first, last;
 
     uint64_t known_first, known_last, files, link_bytes, pinned;
@@ -73,7 +77,12 @@ static void take_path(osync__hold_t *h, const Openmldb__Api__GetTableStatusRespo
     for (size_t i = 0; i < r->n_all_table_status; i++)
         if (r->all_table_status[i]->tid == h->request->tid && r->all_table_status[i]->pid == h->request->pid)
             s = r->all_table_status[i];
-    const char *fault = osync__status_fault(s);
+    const char *fault = osync__status_fault(s, h->env->config);
+    h->find = !fault && osync__status_is_memory(s);
+    if (h->find) {
+        h->tablet_tail = s->offset;
+        return;
+    }
     char *path = fault ? NULL : strdup(s->binlog_path);
     if (fault)
         osync__err(err, OSYNC_EAGAIN, "table status is not valid: %s", *fault ? fault : "no such partition");
@@ -137,7 +146,21 @@ static int store(osync__hold_t *h, osync_error_t *err) {
     return rc;
 }
 
+static int find_log(osync__hold_t *h, osync_error_t *err) {
+    char *dir = NULL;
+    uint64_t tail;
+    int rc = osync__roots_find(h->env->config->db_root_path, h->request->tid, h->request->pid, h->tablet_tail, &dir,
+                               &tail, err);
+    if (rc) return rc;
+    h->found = osync__format("%s/binlog", dir);
+    free(dir);
+    h->links.binlog_source = h->found;
+    return h->found ? 0 : osync__err(err, OSYNC_ENOMEM, "out of memory");
+}
+
 static int link_work(osync__hold_t *h, osync_error_t *err) {
+    int found = h->finds ? find_log(h, err) : 0;
+    if (found) return found;
     Openmldb__Datasync__HoldLogRequest *r =
         openmldb__datasync__hold_log_request__unpack(NULL, h->bytes.len, h->bytes.data);
     if (!r) return osync__err(err, OSYNC_ENOMEM, "out of memory");
@@ -173,8 +196,13 @@ static void on_work_done(osync__job_t *job) {
     h->files = h->links.files;
     h->link_bytes = h->links.bytes;
     h->pinned = h->links.pinned;
+    if (h->found) {
+        free(h->binlog_source);
+        h->binlog_source = h->found;
+        h->found = NULL;
+    }
     if (h->store && h->job_rc) h->unstored = true; /* again, the next time */
-    if (h->links.binlog_source || h->removed) note(h, &h->job_err);
+    if (h->links.binlog_source || h->removed || h->finds) note(h, &h->job_err);
     if (!h->ending && !h->ask) answer(h);
     go_on(h);
 }
@@ -196,7 +224,9 @@ static void link_log(osync__hold_t *h) {
     uint64_t lowest = h->links.lowest;
     h->links = (osync__links_t){.binlog_source = h->binlog_source, .dir = h->dir, .lowest = lowest};
     if (pack(h, &h->bytes)) return; /* the next time */
-    h->store = h->unstored && h->binlog_source;
+    h->finds = h->find;
+    h->find = false;
+    h->store = h->unstored && (h->binlog_source || h->finds);
     if (h->store) h->unstored = false;
     h->check_at = osync__mono_ms() + h->env->config->heartbeat_ms;
     start_job(h);

@@ -118,7 +118,9 @@ int osync__task_dir_make(const char *dir, osync_error_t *err);
 int osync__task_dir_remove(const char *dir, osync_error_t *err);
 
 /* The text of a tablet's answer that isn't fit for a task; NULL: it is. */
-const char *osync__status_fault(const Openmldb__Api__TableStatus *s);
+const char *osync__status_fault(const Openmldb__Api__TableStatus *s, const osync_collector_config_t *config);
+/* Of a memory table, whose files roots.h finds. */
+bool osync__status_is_memory(const Openmldb__Api__TableStatus *s);
 #define OSYNC__TABLET_SERVICE "openmldb.api.TabletServer"
 
 /* printf into memory of the caller's (free); NULL: out of memory. */

@@ -218,6 +218,13 @@ static int link_folder(const char *source, const char *dir, osync_error_t *err) 
     return rc;
 }
 
+static int link_sdb(const char *source, const char *dir, const char *name, osync_error_t *err) {
+    path_t to;
+    int rc = path_of(to, err, "%s/%s", dir, name);
+    int errnum = rc ? 0 : make_link(OSYNC__FP_checkpoint_link, source, to);
+    return errnum ? link_error(errnum, source, to, err) : rc;
+}
+
 /* One try into `tmp`. *again: the tablet has put another snapshot in the place of this one, so that what was linked may
  * not be whole. That is so if MANIFEST or the folder isn't the same file at the end: the tablet replaces MANIFEST, or
  * moves the folder away, before it deletes anything. Holding both keeps their inode numbers from being used again. */
@@ -253,8 +260,13 @@ static int try_snapshot(osync__links_t *l, const char *tmp, bool *none, bool *ag
     rc = path_of(folder, err, "%s/%s", l->snapshot_source, m.name);
     if (rc) goto done;
     if (l->hook) l->hook(l->hook_arg);
-    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    rc = fd < 0 ? osync__err_errno(err, errno, "open the snapshot folder %s", folder) : link_folder(folder, data, err);
+    fd = open(folder, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &folder_held))
+        rc = osync__err_errno(err, errno, "open the snapshot %s", folder);
+    else if (S_ISREG(folder_held.st_mode)) /* of a memory table */
+        rc = link_sdb(folder, data, m.name, err);
+    else
+        rc = link_folder(folder, data, err);
     *again = stat(copy, &held) || stat(manifest, &now) || !same_file(&held, &now) || fd < 0 ||
              fstat(fd, &folder_held) || stat(folder, &folder_now) || !same_file(&folder_held, &folder_now);
     if (rc && rc != OSYNC_ENOENT) *again = false; /* no replacement explains it */
@@ -290,21 +302,27 @@ int osync__links_snapshot(osync__links_t *l, osync_error_t *err) {
     return rc;
 }
 
+int osync__links_manifest(const osync__links_t *l, osync__manifest_t *out, osync_error_t *err) {
+    path_t path;
+    osync__buf_t text = {0};
+    int rc = path_of(path, err, "%s/snapshot/MANIFEST", l->dir);
+    if (!rc) rc = osync__read_file(path, MANIFEST_LIMIT, &text, err);
+    if (!rc) rc = osync__manifest_parse((const char *)text.data, text.len, out, err);
+    osync__buf_free(&text);
+    return rc;
+}
+
 int osync__links_snapshot_info(const osync__links_t *l, char *name, size_t size, uint64_t *made_ms,
                                osync_error_t *err) {
     static const char *const dated[] = {"MANIFEST", "data/CURRENT"};
     path_t path;
-    osync__buf_t text = {0};
     osync__manifest_t m;
     struct stat st;
     *made_ms = 0;
-    int rc = path_of(path, err, "%s/snapshot/MANIFEST", l->dir);
-    if (!rc) rc = osync__read_file(path, MANIFEST_LIMIT, &text, err);
-    if (!rc) rc = osync__manifest_parse((const char *)text.data, text.len, &m, err);
-    osync__buf_free(&text);
+    int rc = osync__links_manifest(l, &m, err);
     if (rc) return rc;
     if ((size_t)snprintf(name, size, "%s", m.name) >= size)
-        return osync__err(err, OSYNC_ETOOBIG, "%s: a name of %zu bytes", path, strlen(m.name));
+        return osync__err(err, OSYNC_ETOOBIG, "the snapshot in %s: a name of %zu bytes", l->dir, strlen(m.name));
     /* A checkpoint made in the minute of the one before takes its folder's name, and MANIFEST is written after that. So
      * the later of the two is when it was made. */
     for (size_t i = 0; i < sizeof dated / sizeof dated[0]; i++) {
@@ -384,10 +402,13 @@ static osync__position_t lowest_place(const Openmldb__Datasync__SyncPoint *p) {
 /* A traverse that goes on in another snapshot than the point speaks of may have an older base. */
 static bool other_snapshot(const osync__links_t *l, const Openmldb__Datasync__SyncPoint *p) {
     char id[OSYNC__SNAPSHOT_ID];
-    path_t data;
+    path_t data, sdb;
+    osync__manifest_t m;
     if (p->type != OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT || !p->snapshot_id) return false;
-    return path_of(data, NULL, "%s/snapshot/data", l->dir) || osync__snapshot_id(data, id, NULL) ||
-           strcmp(id, p->snapshot_id);
+    if (path_of(data, NULL, "%s/snapshot/data", l->dir)) return true;
+    if (osync__snapshot_id(data, id, NULL) == 0) return strcmp(id, p->snapshot_id) != 0;
+    return osync__links_manifest(l, &m, NULL) || path_of(sdb, NULL, "%s/%s", data, m.name) ||
+           osync__file_id(sdb, id, NULL) || strcmp(id, p->snapshot_id) != 0;
 }
 
 int osync__links_release(osync__links_t *l, const Openmldb__Datasync__SyncPoint *committed, osync_error_t *err) {
@@ -466,6 +487,17 @@ int osync__links_missing(const osync__links_t *l, const Openmldb__Datasync__Sync
     return 0;
 }
 
+/* Whether the tablet has deleted it. Of a log file that other links keep too, as another collector's do, its folder
+ * tells. */
+static bool is_pinned(const osync__links_t *l, const char *folder, const char *name, const struct stat *held) {
+    path_t path;
+    struct stat now;
+    if (held->st_nlink == 1) return true;
+    if (!l->binlog_source || strcmp(folder, "binlog") != 0) return false;
+    if (path_of(path, NULL, "%s/%s", l->binlog_source, name)) return false;
+    return stat(path, &now) ? errno == ENOENT : !same_file(&now, held);
+}
+
 static void measure(osync__links_t *l, const char *folder) {
     path_t path;
     struct stat st;
@@ -476,7 +508,7 @@ static void measure(osync__links_t *l, const char *folder) {
         if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode)) continue;
         l->files++;
         l->bytes += (uint64_t)st.st_size;
-        if (st.st_nlink == 1) l->pinned += (uint64_t)st.st_size;
+        if (is_pinned(l, folder, e->d_name, &st)) l->pinned += (uint64_t)st.st_size;
     }
     closedir(d);
 }

@@ -2,8 +2,8 @@
  * only, no reading of rows, no decision about sync points beyond "which files does this one need". Blocking calls, one
  * thread at a time.
  *
- * Below `dir`: snapshot/MANIFEST, snapshot/data/ (the checkpoint's files), binlog/NNNNNNNN.log. A snapshot/ that is
- * there is complete. */
+ * Below `dir`: snapshot/MANIFEST, snapshot/data/ (the checkpoint's files, or a memory table's .sdb),
+ * binlog/NNNNNNNN.log. A snapshot/ that is there is complete. */
 #ifndef OSYNC_COLLECTOR_LINKS_H
 #define OSYNC_COLLECTOR_LINKS_H
 
@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "data_sync.pb-c.h"
+#include "format/snapshot.h"
 #include "osync/error.h"
 
 typedef struct osync__links {
@@ -38,9 +39,11 @@ int osync__links_binlog(osync__links_t *links, osync_error_t *err);
 /* Links the snapshot that MANIFEST names, again if it is replaced meanwhile. No MANIFEST: nothing is linked. */
 int osync__links_snapshot(osync__links_t *links, osync_error_t *err);
 
-/* The held snapshot: name, and when it was made at the latest (wall clock). OSYNC_ENOENT: none is held. */
+/* The held snapshot: name, and when it was made at the latest (wall clock); its whole MANIFEST. OSYNC_ENOENT: none is
+ * held. */
 int osync__links_snapshot_info(const osync__links_t *links, char *name, size_t size, uint64_t *made_ms,
                                osync_error_t *err);
+int osync__links_manifest(const osync__links_t *links, osync__manifest_t *out, osync_error_t *err);
 
 int osync__links_drop_snapshot(osync__links_t *links, osync_error_t *err);
 

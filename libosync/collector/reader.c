@@ -17,6 +17,7 @@
 #include "data_sync.pb-c.h"
 #include "format/binlog.h"
 #include "format/row.h"
+#include "format/sdb.h"
 #include "format/snapshot.h"
 
 enum {
@@ -55,6 +56,7 @@ typedef struct arena {
 
 struct osync_reader {
     const osync_table_t *table; /* &form */
+    bool memory;                /* a memory table */
     osync_table_t form;         /* a shallow copy, with the key form that the snapshot has */
     osync_phase_t phase;
     uint64_t start_ts;
@@ -67,6 +69,7 @@ struct osync_reader {
     stage_t stage;
     osync__binlog_t *log;
     osync__snapshot_t *snapshot;
+    osync__sdb_t *sdb; /* a memory table's snapshot */
     range_t ranges[MAX_RANGES];
     size_t n_ranges;
     uint64_t last_tail; /* the largest tail of the ranges, also of those that aren't needed any more */
@@ -79,8 +82,12 @@ struct osync_reader {
     bool have_pk;
     uint64_t k;
     osync__buf_t inflated;
+    /* of a memory table */
+    uint64_t sdb_offset, sdb_count; /* MANIFEST's */
+    uint64_t sdb_records;           /* read */
+    bool sdb_done;
 
-    /* log */
+    /* log, and a memory table's traverse */
     osync__position_t at, before; /* after the last record, and before it (for unread) */
     osync__lineage_t lineage;
     arena_t arena;
@@ -97,7 +104,28 @@ static int canceled(const osync_reader_t *r, osync_error_t *err) {
                : 0;
 }
 
+static bool has_snapshot(const osync_reader_t *r) {
+    return r->snapshot || r->sdb;
+}
+
+static void close_snapshot(osync_reader_t *r) {
+    osync__snapshot_close(r->snapshot);
+    osync__sdb_close(r->sdb);
+    r->snapshot = NULL;
+    r->sdb = NULL;
+}
+
 /* ---- LogEntry ---- */
+
+/* What an error about a record begins with. */
+static int at_record(const osync_reader_t *r, const osync__log_record_t *rec, const osync_error_t *why,
+                     osync_error_t *err) {
+    unsigned long long at = (unsigned long long)rec->at, index = (unsigned long long)rec->log_index;
+    if (rec->file == OSYNC__SDB_FILE)
+        return osync__err_wrap(err, why, "memory-table snapshot %s, offset %llu: entry %llu", r->snapshot_dir, at,
+                               index);
+    return osync__err_wrap(err, why, "binlog file %08u.log, offset %llu: entry %llu", rec->file, at, index);
+}
 
 static void *arena_alloc(void *data, size_t size) {
     arena_t *a = data;
@@ -131,8 +159,9 @@ static int unpack(osync_reader_t *r, const osync__log_record_t *rec, Openmldb__A
         if (*out) return 0;
         if (want == most) break; /* it isn't the room that is missing */
     }
-    return osync__err(err, OSYNC_ECORRUPT, "binlog file %08u.log, offset %llu: entry %llu doesn't parse as a LogEntry",
-                      rec->file, (unsigned long long)rec->at, (unsigned long long)rec->log_index);
+    osync_error_t why = {0};
+    (void)osync__err(&why, OSYNC_ECORRUPT, "it doesn't parse as a LogEntry");
+    return at_record(r, rec, &why, err);
 }
 
 /* What an entry does to the base index. */
@@ -191,9 +220,7 @@ static int effect_of(osync_reader_t *r, const osync__log_record_t *rec, effect_t
                                               &out->value_len, &why)
                       : osync__err(&why, OSYNC_ECORRUPT, "a put without a value");
     if (!rc) rc = osync__row_base_ts(r->table, out->value, out->value_len, e->has_ts ? e->ts : 0, &out->ts, &why);
-    if (rc)
-        return osync__err_wrap(err, &why, "binlog file %08u.log, offset %llu: entry %llu", rec->file,
-                               (unsigned long long)rec->at, (unsigned long long)rec->log_index);
+    if (rc) return at_record(r, rec, &why, err);
     out->kind = PUT;
     return 0;
 }
@@ -306,7 +333,7 @@ static int open_window(osync_reader_t *r, size_t i, osync_error_t *err) {
                 break;
             }
         }
-        if (f.kind == PUT) {
+        if (f.kind == PUT && !r->memory) { /* a memory table's puts replace nothing */
             rc = key_of(r, f.pk, f.pk_len, f.ts, err);
             if (!rc) rc = osync__window_put(g->window, r->key.data, r->key.len, j, err);
         } else if (f.kind == DELETE) {
@@ -498,6 +525,33 @@ done:
     return rc;
 }
 
+/* A memory table's snapshot has what was logged up to its offset, exactly. What lies before the next wanted entry isn't
+ * needed from anywhere. */
+static int find_memory_base(osync_reader_t *r, size_t i, osync_error_t *err) {
+    range_t *g = &r->ranges[i];
+    uint64_t oldest = osync__binlog_oldest(r->log);
+    osync__log_record_t rec;
+    g->base = r->sdb ? r->sdb_offset : 0;
+    if (r->at.next > g->base + 1) g->base = r->at.next - 1;
+    if (g->tail < g->base) g->tail = g->base; /* a replica that has a snapshot, and not yet a log up to it */
+    if (oldest > g->base + 1)
+        return osync__err(err, OSYNC_EGAP,
+                          "log entries %llu to %llu are needed and gone: %s%s, and the binlog begins with entry %llu",
+                          (unsigned long long)g->base + 1, (unsigned long long)oldest - 1,
+                          r->sdb ? "they are not in snapshot " : "there is no snapshot", r->sdb ? r->snapshot_name : "",
+                          (unsigned long long)oldest);
+    g->at_base = (osync__position_t){.next = g->base + 1};
+    int rc = 0;
+    if (g->base > 0 && oldest > 0 && oldest <= g->base) {
+        rc = osync__binlog_seek(r->log, g->base, err);
+        if (!rc) rc = osync__binlog_next(r->log, &rec, err);
+        if (!rc) g->at_base = osync__position_behind(&rec);
+        if (rc == OSYNC_EOF) rc = 0;
+    }
+    g->at_tail = g->tail > g->base ? (osync__position_t){.next = g->tail + 1} : g->at_base;
+    return rc ? rc : open_window(r, i, err);
+}
+
 /* Sets base, tail and window of a new range of the open snapshot. */
 static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error_t *err) {
     range_t *g = &r->ranges[i];
@@ -506,7 +560,7 @@ static int find_base(osync_reader_t *r, size_t i, osync_base_t rule, osync_error
     char current[4096];
 
     int rc = osync__binlog_tail(r->log, &g->tail, err);
-    if (rc) return rc;
+    if (rc || r->memory) return rc ? rc : find_memory_base(r, i, err);
     g->at_tail = (osync__position_t){.next = g->tail + 1};
     uint64_t oldest = osync__binlog_oldest(r->log);
     size_t n = osync__binlog_files(r->log, &files);
@@ -646,6 +700,10 @@ static int seek_traverse(osync_reader_t *r, const void *pk, size_t len, uint64_t
 
 static int open_snapshot(osync_reader_t *r, osync_error_t *err) {
     if (!r->snapshot_dir) return 0;
+    if (r->memory) {
+        int failed = osync__file_id(r->snapshot_dir, r->snapshot_id, err);
+        return failed ? failed : osync__sdb_open(&r->sdb, r->snapshot_dir, err);
+    }
     int rc = osync__snapshot_id(r->snapshot_dir, r->snapshot_id, err);
     if (!rc) rc = osync__snapshot_open(&r->snapshot, r->table, r->snapshot_dir, err);
     if (!rc) r->form.multi_ts = osync__snapshot_multi_ts(r->snapshot);
@@ -654,15 +712,20 @@ static int open_snapshot(osync_reader_t *r, osync_error_t *err) {
 
 static int start_fresh(osync_reader_t *r, osync_base_t rule, osync_error_t *err) {
     r->n_ranges = 1;
+    r->at = (osync__position_t){.next = 1};
     int rc = find_base(r, 0, rule, err);
     if (rc) return rc;
     r->last_tail = r->ranges[0].tail;
-    if (!r->snapshot) {
-        r->at = (osync__position_t){.next = 1};
-        return begin_follow(r, err);
-    }
+    if (!has_snapshot(r)) return begin_follow(r, err);
     r->stage = TRAVERSE;
-    return osync__snapshot_seek(r->snapshot, NULL, 0, err);
+    return r->memory ? 0 : osync__snapshot_seek(r->snapshot, NULL, 0, err);
+}
+
+/* A memory table's rows are told by their log index, so that another file needs no range of keys. */
+static int continue_in_other_sdb(osync_reader_t *r, osync_base_t rule, osync_error_t *err) {
+    int rc = find_base(r, 0, rule, err);
+    if (r->ranges[0].tail > r->last_tail) r->last_tail = r->ranges[0].tail;
+    return rc;
 }
 
 /* The traverse goes on at (pk, ts) in another snapshot than it began in; or in none, if the log has everything. */
@@ -721,9 +784,10 @@ static int follow_from(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p
 }
 
 static int start_at(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, osync_base_t rule, osync_error_t *err) {
+    if (r->memory && (p->has_pk || p->n_ranges > 1))
+        return osync__err(err, OSYNC_ENOTSUP, "the sync point is of a disk table, and this is a memory table");
     if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG) {
-        osync__snapshot_close(r->snapshot);
-        r->snapshot = NULL;
+        close_snapshot(r);
         if (p->has_multi_ts)
             r->form.multi_ts = p->multi_ts; /* the ranges are compared in the form that the traverse had */
     }
@@ -736,16 +800,21 @@ static int start_at(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, o
                               "a sync point in the middle of a snapshot that doesn't say which one it was: start anew");
         return start_fresh(r, rule, err);
     }
-    bool same_snapshot = p->snapshot_id && r->snapshot && !strcmp(p->snapshot_id, r->snapshot_id);
+    r->at = (osync__position_t){.next = p->has_offset && p->offset > 0 ? p->offset : 1};
+    bool same_snapshot = p->snapshot_id && has_snapshot(r) && !strcmp(p->snapshot_id, r->snapshot_id);
     rc = require_retained(r, log_start(r).next, err);
     if (!rc) rc = require_same_ranges(r, same_snapshot, err);
-    if (!rc) rc = same_snapshot ? open_window(r, r->n_ranges - 1, err) : continue_in_other_snapshot(r, p, rule, err);
+    if (!rc)
+        rc = same_snapshot ? open_window(r, r->n_ranges - 1, err)
+             : r->memory   ? continue_in_other_sdb(r, rule, err)
+                           : continue_in_other_snapshot(r, p, rule, err);
     r->stage = TRAVERSE;
     if (rc) return rc;
-    if (!r->snapshot) {
+    if (!has_snapshot(r)) {
         r->at = log_start(r);
         return begin_follow(r, err);
     }
+    if (r->memory) return 0;
     if (!p->has_pk) return osync__snapshot_seek(r->snapshot, NULL, 0, err);
     return seek_traverse(r, p->pk.data, p->pk.len, p->ts, err);
 }
@@ -765,7 +834,8 @@ int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error
         if (rc)
             osync__err_wrap(err, &why, "%s", path);
         else
-            memcpy(out->name, m.name, sizeof out->name);
+            *out = (osync_snapshot_name_t){.offset = m.offset, .count = m.count};
+        if (!rc) memcpy(out->name, m.name, sizeof out->name);
     }
     osync__buf_free(&text);
     return rc;
@@ -816,6 +886,9 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
     int rc = 0;
     r->form = *table;
     r->table = &r->form;
+    r->memory = table->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory;
+    r->sdb_offset = c->snapshot_offset;
+    r->sdb_count = c->snapshot_count;
     r->phase = c->phase;
     r->start_ts = c->start_ts;
     r->cancel = c->cancel;
@@ -833,7 +906,7 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
             rc = open_point(r, c, err);
             break;
         case OSYNC_PHASE_SNAPSHOT:
-            rc = osync__snapshot_seek(r->snapshot, NULL, 0, err);
+            rc = r->memory ? 0 : osync__snapshot_seek(r->snapshot, NULL, 0, err);
             break;
         case OSYNC_PHASE_BINLOG:
             r->stage = FOLLOW;
@@ -850,7 +923,7 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
 void osync_reader_close(osync_reader_t *r) {
     if (!r) return;
     drop_ranges(r);
-    osync__snapshot_close(r->snapshot);
+    close_snapshot(r);
     osync__binlog_close(r->log);
     osync__buf_free(&r->pk);
     osync__buf_free(&r->inflated);
@@ -910,6 +983,54 @@ static int next_traversed(osync_reader_t *r, osync_error_t *err) {
     }
 }
 
+static int check_end(osync_reader_t *r, osync_error_t *err) {
+    if (r->sdb_done || r->sdb_records == r->sdb_count) return OSYNC_EOF;
+    return osync__err(err, OSYNC_ECORRUPT,
+                      "memory-table snapshot %s holds %llu records, and its MANIFEST says %llu: they don't belong "
+                      "together",
+                      r->snapshot_dir, (unsigned long long)r->sdb_records, (unsigned long long)r->sdb_count);
+}
+
+/* The next row of a memory table's snapshot, or OSYNC_EOF at its end. */
+static int next_stored(osync_reader_t *r, osync_error_t *err) {
+    for (uint64_t left_out = 0;; left_out++) {
+        osync__log_record_t rec;
+        effect_t f;
+        bool gone = false;
+        int rc = may_go_on(r, left_out, err);
+        if (!rc) rc = r->sdb_done ? OSYNC_EOF : osync__sdb_next(r->sdb, &rec, err);
+        if (rc) return rc == OSYNC_EOF ? check_end(r, err) : rc;
+        if (rec.log_index >
+            r->sdb_offset) { /* the file of the next MANIFEST, which isn't written yet: the log has it */
+            r->sdb_done = true;
+            return OSYNC_EOF;
+        }
+        r->sdb_records++;
+        if (rec.log_index < r->at.next) continue;
+        rc = effect_of(r, &rec, &f, err);
+        if (!rc && f.kind == DELETE) {
+            osync_error_t why = {0};
+            (void)osync__err(&why, OSYNC_ECORRUPT, "it isn't a put");
+            rc = at_record(r, &rec, &why, err);
+        }
+        if (rc) return rc;
+        r->before = r->at;
+        r->at = (osync__position_t){.next = rec.log_index + 1};
+        if (f.kind != PUT || f.ts < r->start_ts || osync__ttl_expired(&r->table->ttl, r->now, f.ts, 0)) continue;
+        if (r->n_ranges > 0) rc = osync__window_deletes(r->ranges[0].window, f.pk, f.pk_len, f.ts, 0, &gone, err);
+        if (rc) return rc;
+        if (gone) continue;
+        r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_SNAPSHOT,
+                                      .offset = rec.log_index,
+                                      .pk = f.pk,
+                                      .pk_len = f.pk_len,
+                                      .ts = f.ts,
+                                      .value = f.value,
+                                      .value_len = f.value_len};
+        return 0;
+    }
+}
+
 /* Is entry `index`, a put of `key`, delivered by the log, or is its row in what the snapshots have given? */
 static int log_delivers(osync_reader_t *r, const effect_t *f, uint64_t index, bool *yes, osync_error_t *err) {
     *yes = true;
@@ -922,6 +1043,14 @@ static int log_delivers(osync_reader_t *r, const effect_t *f, uint64_t index, bo
         return 0;
     }
     if (r->n_ranges == 0) return 0;
+    if (r->memory) {
+        bool gone = false;
+        int failed = index > r->ranges[0].tail
+                         ? 0
+                         : osync__window_deletes(r->ranges[0].window, f->pk, f->pk_len, f->ts, index, &gone, err);
+        *yes = !gone;
+        return failed;
+    }
     int rc = key_of(r, f->pk, f->pk_len, f->ts, err);
     if (rc) return rc;
     const range_t *g = range_of(r, r->key.data, r->key.len);
@@ -970,11 +1099,10 @@ int osync_reader_next(osync_reader_t *r, osync_reader_row_t *row, osync_error_t 
     }
     r->have_row = false;
     if (r->stage == TRAVERSE) {
-        rc = next_traversed(r, err);
+        rc = r->memory ? next_stored(r, err) : next_traversed(r, err);
         if (rc == OSYNC_EOF && r->phase == OSYNC_PHASE_ALL) {
             r->at = log_start(r);
-            osync__snapshot_close(r->snapshot);
-            r->snapshot = NULL;
+            close_snapshot(r);
             rc = begin_follow(r, err);
             if (!rc) rc = next_logged(r, err);
         }
@@ -1054,14 +1182,20 @@ int osync_reader_point(osync_reader_t *r, const void **point, size_t *len, osync
         return osync__err(err, OSYNC_EINVAL, "only a reader of all phases has sync points");
 
     bool unread_traversed = r->unread && r->row.phase == OSYNC_PHASE_SNAPSHOT;
-    if (r->stage == TRAVERSE && !unread_traversed && !r->pending) {
+    if (r->stage == TRAVERSE && !r->memory && !unread_traversed && !r->pending) {
         /* The point names the next entry, so it has to be seen. */
         rc = osync__snapshot_next(r->snapshot, &r->entry, err);
         r->have_row = false; /* what the row pointed to is gone */
         if (!rc) r->pending = true;
         if (rc && rc != OSYNC_EOF) return rc;
     }
-    if (r->stage == TRAVERSE && (unread_traversed || r->pending)) {
+    if (r->stage == TRAVERSE && r->memory) {
+        p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+        p.has_offset = true;
+        p.offset = r->unread ? r->before.next : r->at.next;
+        p.snapshot_name = r->snapshot_name;
+        p.snapshot_id = r->snapshot_id;
+    } else if (r->stage == TRAVERSE && (unread_traversed || r->pending)) {
         p.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
         const osync__entry_t *e = &r->entry;
         p.has_pk = p.has_ts = true;
@@ -1094,7 +1228,9 @@ int osync_reader_point(osync_reader_t *r, const void **point, size_t *len, osync
 void osync_reader_progress(const osync_reader_t *r, osync_reader_progress_t *out) {
     *out = (osync_reader_progress_t){
         .traversing = r->stage == TRAVERSE,
-        .snapshot_rows = r->snapshot ? osync__snapshot_estimate(r->snapshot) : 0,
+        .snapshot_rows = r->snapshot ? osync__snapshot_estimate(r->snapshot)
+                         : r->sdb    ? r->sdb_count
+                                     : 0,
         .next = r->stage == TRAVERSE ? 0 : r->at.next,
         .tail = r->tail_seen,
     };

@@ -18,6 +18,8 @@
 #include "base/sys.h"
 #include "collector/internal.h"
 #include "collector/links.h"
+#include "collector/original.h"
+#include "collector/roots.h"
 #include "osync/reader.h"
 #include "osync/table.h"
 #include "tablet.pb-c.h"
@@ -34,7 +36,8 @@ enum {
     KEY_SHOWN = 64,          /* bytes of a key in a message */
 };
 
-typedef enum stage { ASK_STATUS, ASK_SCHEMA, LINK, RUN } stage_t;
+/* A memory table's files are looked for between two ASK_STATUS, which show that they are the TabletServer's. */
+typedef enum stage { ASK_STATUS, FIND, ASK_SCHEMA, LINK, RUN } stage_t;
 
 typedef struct pack {
     osync__buf_t rows, next; /* next: serialized SyncPoint */
@@ -54,6 +57,8 @@ struct osync__task {
     char *dir, *progress_path, *hold_path, *binlog_dir, *data_dir, *scratch_dir;
     char *snapshot_source, *binlog_source;
     osync_table_t *table;
+    bool memory, found;   /* a memory table, whose files have been found since the last ASK_SCHEMA */
+    uint64_t tablet_tail; /* the TabletServer's last log entry */
 
     stage_t stage;
     const char *state;
@@ -77,6 +82,8 @@ struct osync__task {
     int (*job_work)(osync__task_t *t, osync_error_t *err);
     int job_rc;
     osync_error_t job_err;
+    char *found_dir; /* of FIND, with its log's end */
+    uint64_t found_tail;
     bool busy;
     volatile int cancel;
     uv_timer_t work_timer;
@@ -84,6 +91,7 @@ struct osync__task {
     uint64_t poll_at;            /* a change of the tablet's files may go unnoticed: then they are looked at anyway */
     uint32_t delay;              /* last backoff */
     int missing, unknown_schema; /* in a row */
+    bool relinked;               /* a snapshot that can't be opened, at the beginning of its traverse */
     uv_fs_event_t watch;
     bool watch_told;
     bool idle;          /* the log's end was met */
@@ -337,14 +345,59 @@ static void setup_failed(osync__task_t *t, const osync_error_t *err) {
     back_off(t);
 }
 
-const char *osync__status_fault(const Openmldb__Api__TableStatus *s) {
+bool osync__status_is_memory(const Openmldb__Api__TableStatus *s) {
+    return s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory;
+}
+
+const char *osync__status_fault(const Openmldb__Api__TableStatus *s, const osync_collector_config_t *config) {
     if (!s) return "";
-    if (s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory ||
-        s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kUnknown)
-        return "storage_mode is kMemory: a memory table can't be synced, only disk tables (kSSD, kHDD) can";
+    if (s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kUnknown) return "storage_mode is kUnknown";
+    if (osync__status_is_memory(s)) return config->db_root_path && *config->db_root_path ? NULL : OSYNC__ROOTS_MISSING;
     if (!s->snapshot_path || s->snapshot_path[0] != '/') return "snapshot_path isn't an absolute path";
     if (!s->binlog_path || s->binlog_path[0] != '/') return "binlog_path isn't an absolute path";
     return NULL;
+}
+
+static int set_sources(osync__task_t *t, char *snapshot, char *binlog, osync_error_t *err) {
+    if (!snapshot || !binlog) {
+        free(snapshot);
+        free(binlog);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory");
+    }
+    free(t->snapshot_source);
+    free(t->binlog_source);
+    t->links.snapshot_source = t->snapshot_source = snapshot;
+    t->links.binlog_source = t->binlog_source = binlog;
+    return 0;
+}
+
+static int find_work(osync__task_t *t, osync_error_t *err) {
+    free(t->found_dir);
+    t->found_dir = NULL;
+    return osync__roots_find(t->env->config->db_root_path, t->request->tid, t->request->pid, t->tablet_tail,
+                             &t->found_dir, &t->found_tail, err);
+}
+
+static void find_done(osync__task_t *t, int rc, osync_error_t *err) {
+    if (!rc)
+        rc = set_sources(t, osync__format("%s/snapshot", t->found_dir), osync__format("%s/binlog", t->found_dir), err);
+    t->found = !rc;
+    t->stage = ASK_STATUS;
+    if (rc) setup_failed(t, err);
+}
+
+/* The tablet has answered about a memory table: before its files are looked for, and after. */
+static int take_memory_status(osync__task_t *t, const Openmldb__Api__TableStatus *s, osync_error_t *err) {
+    bool found = t->found;
+    t->tablet_tail = s->offset;
+    t->found = false;
+    t->stage = found ? ASK_SCHEMA : FIND;
+    if (!found || s->offset >= t->found_tail) return 0;
+    t->stage = ASK_STATUS;
+    return osync__err(err, OSYNC_EAGAIN,
+                      "the log in %s ends with entry %llu, and the TabletServer's with %llu: another folder is in use; "
+                      "is --db_root_path the TabletServer's?",
+                      t->binlog_source, (unsigned long long)t->found_tail, (unsigned long long)s->offset);
 }
 
 static void on_status(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
@@ -369,7 +422,7 @@ static void on_status(void *arg, int status, const ProtobufCMessage *message, co
     for (size_t i = 0; i < r->n_all_table_status; i++)
         if (r->all_table_status[i]->tid == t->request->tid && r->all_table_status[i]->pid == t->request->pid)
             s = r->all_table_status[i];
-    const char *fault = osync__status_fault(s);
+    const char *fault = osync__status_fault(s, t->env->config);
     if (fault) {
         osync__err(&err, OSYNC_EAGAIN, "table status is not valid: %s", fault);
         setup_failed(t, &err);
@@ -377,16 +430,13 @@ static void on_status(void *arg, int status, const ProtobufCMessage *message, co
         osync__err(&err, OSYNC_EINVAL, "des_endpoint '%s' isn't host:port", t->request->des_endpoint);
         setup_failed(t, &err);
     } else {
-        free(t->snapshot_source);
-        free(t->binlog_source);
-        t->snapshot_source = strdup(s->snapshot_path);
-        t->binlog_source = strdup(s->binlog_path);
-        if (!t->snapshot_source || !t->binlog_source) {
-            osync__err(&err, OSYNC_ENOMEM, "out of memory");
-            setup_failed(t, &err);
-        } else {
+        int rc = 0;
+        t->memory = osync__status_is_memory(s);
+        if (t->memory)
+            rc = take_memory_status(t, s, &err);
+        else if (!(rc = set_sources(t, strdup(s->snapshot_path), strdup(s->binlog_path), &err)))
             t->stage = ASK_SCHEMA;
-        }
+        if (rc) setup_failed(t, &err);
     }
     pump(t);
 }
@@ -489,6 +539,7 @@ static int link_work(osync__task_t *t, osync_error_t *err) {
     t->link_seen = osync__mono_ms();
     t->links =
         (osync__links_t){.snapshot_source = t->snapshot_source, .binlog_source = t->binlog_source, .dir = t->dir};
+    if (!rc && osync__original_inside(p)) rc = osync__original_check(&t->links, t->progress_path, err);
     if (!rc) rc = osync__links_all(&t->links, traverses, t->handed_out && (t->fresh || verifiable(p)), err);
     if (!rc) rc = osync__links_release(&t->links, p, err);
     if (!rc && t->handed_out) rc = osync__write_file(t->progress_path, t->job_bytes.data, t->job_bytes.len, err);
@@ -593,7 +644,9 @@ static void set_up(osync__task_t *t) {
     osync__partition_t *p = t->partition;
     if (t->asking) return;
     t->state = "linking";
-    if (t->stage != LINK)
+    if (t->stage == FIND)
+        start_job(t, find_work, find_done);
+    else if (t->stage != LINK)
         ask_tablet(t);
     else if (p->active && p->active != t)
         osync__task_end(p->active, false); /* ends first: its folder becomes this task's */
@@ -624,13 +677,16 @@ static uint64_t settle_time(const osync__task_t *t, uint64_t made_ms) {
 
 static int open_work(osync__task_t *t, osync_error_t *err) {
     osync_reader_config_t config;
-    char name[256];
+    char name[256], *sdb = NULL;
     uint64_t made_ms;
+    osync__manifest_t manifest = {0};
     Openmldb__Datasync__SyncPoint *p = unpack_point(&t->from);
     if (!p) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    bool begins = traverses && !p->has_pk && !p->has_offset && p->n_ranges == 0;
+    int rc = osync__original_inside(p) ? osync__original_point(&t->links, p, &t->from, err) : 0;
     openmldb__datasync__sync_point__free_unpacked(p, NULL);
-    int rc = 0;
+    if (rc) return rc;
     t->wait_ms = 0;
     if (traverses && access(t->data_dir, F_OK)) {
         rc = osync__links_snapshot(&t->links, err);
@@ -640,13 +696,18 @@ static int open_work(osync__task_t *t, osync_error_t *err) {
     rc = osync__links_snapshot_info(&t->links, name, sizeof name, &made_ms, err);
     bool snapshot = rc == 0;
     if (rc && (rc != OSYNC_ENOENT)) return rc;
-    if (snapshot && traverses) t->wait_ms = settle_time(t, made_ms);
+    if (snapshot && traverses && !t->memory) t->wait_ms = settle_time(t, made_ms);
     if (t->wait_ms > 0) return 0;
     rc = osync__links_binlog(&t->links, err);
+    if (!rc && snapshot && t->memory) rc = osync__links_manifest(&t->links, &manifest, err);
     if (rc) return rc;
+    if (snapshot && t->memory && !(sdb = osync__format("%s/%s", t->data_dir, name)))
+        return osync__err(err, OSYNC_ENOMEM, "out of memory");
     osync_reader_config_init(&config);
     config.binlog_dir = t->binlog_dir;
-    config.snapshot_dir = snapshot ? t->data_dir : NULL;
+    config.snapshot_dir = snapshot && !t->memory ? t->data_dir : sdb;
+    config.snapshot_offset = manifest.offset;
+    config.snapshot_count = manifest.count;
     config.snapshot_name = snapshot ? name : NULL;
     config.scratch_dir = t->scratch_dir;
     config.start_ts =
@@ -656,8 +717,16 @@ static int open_work(osync__task_t *t, osync_error_t *err) {
     config.cancel = &t->cancel;
     config.pauses = true;
     rc = osync_reader_open(&t->reader, t->table, &config, err);
+    if (begins && !t->relinked && (rc == OSYNC_ENOENT || rc == OSYNC_ECORRUPT || rc == OSYNC_EIO)) {
+        /* A collector of the original doesn't link it in one step; and nothing of it was sent. */
+        osync_error_t why = *err;
+        t->relinked = true;
+        rc = osync__links_drop_snapshot(&t->links, err);
+        if (!rc) rc = osync__err(err, OSYNC_EAGAIN, "the snapshot is linked anew: %s", why.message);
+    }
     if (!rc) osync_reader_progress(t->reader, &t->job_progress);
     osync__links_measure(&t->links);
+    free(sdb);
     return rc;
 }
 
@@ -831,6 +900,7 @@ static void free_task(osync__task_t *t) {
     free(t->scratch_dir);
     free(t->snapshot_source);
     free(t->binlog_source);
+    free(t->found_dir);
     free(t);
 }
 
@@ -1013,7 +1083,8 @@ static void pump(osync__task_t *t) {
             set_up(t);
     }
     if (t->ending) return;
-    if (!t->busy && t->stage != RUN && !t->handed_out && now >= t->poll_at) { /* the budget wants to know */
+    /* The budget wants to know. (An answer of the tablet changes what the job looks at.) */
+    if (!t->busy && !t->asking && t->stage != RUN && !t->handed_out && now >= t->poll_at) {
         t->poll_at = now + t->env->config->heartbeat_ms;
         start_job(t, measure_work, measure_done);
     }
@@ -1024,7 +1095,7 @@ static void pump(osync__task_t *t) {
     }
     if (!t->busy) {
         if (!t->failed && t->wait_until > now && t->wait_until < wake) wake = t->wait_until;
-        if (!t->handed_out && !t->gave_up && t->poll_at < wake) wake = t->poll_at;
+        if (!t->handed_out && !t->gave_up && !t->asking && t->poll_at < wake) wake = t->poll_at;
         if (wake != UINT64_MAX) uv_timer_start(&t->work_timer, on_work_timer, wake > now ? wake - now : 0, 0);
     }
     if (t->report_now) send_next(t);
@@ -1077,6 +1148,8 @@ static bool take_answer(osync__task_t *t, const Openmldb__Datasync__SendDataResp
         osync__task_end(t, !t->partition->incoming);
         return false;
     }
+    /* A collector of the original that had this task before may not have kept the word of it. */
+    if (r->committed_point || r->resume_point) t->request->has_osync = t->request->osync = 1;
     if (r->committed_point && !pack_point(&point, r->committed_point)) set_committed(t, &point);
     if (r->resume_point) {
         if (!pack_point(&point, r->resume_point)) rewind_to(t, &point);
@@ -1226,6 +1299,8 @@ static void show_point(const osync__buf_t *b, char *out, size_t size) {
         (void)snprintf(out, size, "?");
     else if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG)
         (void)snprintf(out, size, "log entry %llu", (unsigned long long)p->offset);
+    else if (!p->has_pk && p->has_offset && p->snapshot_name)
+        (void)snprintf(out, size, "snapshot %.32s at log entry %llu", p->snapshot_name, (unsigned long long)p->offset);
     else if (!p->has_pk)
         (void)snprintf(out, size, "the snapshot's beginning");
     else

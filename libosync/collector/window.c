@@ -224,9 +224,8 @@ static bool in_range(uint64_t ts, uint64_t start, uint64_t end) {
     return start >= ts && ts > end;
 }
 
-/* Does a delete with a log index above `after` take (pk, ts) away? */
-static int is_deleted(osync__window_t *w, const uint8_t *pk, size_t pk_len, uint64_t ts, uint64_t after, bool *deleted,
-                      osync_error_t *err) {
+int osync__window_deletes(osync__window_t *w, const void *pk, size_t pk_len, uint64_t ts, uint64_t after, bool *deleted,
+                          osync_error_t *err) {
     *deleted = false;
     for (size_t i = 0; i < w->n_wide && !*deleted; i++)
         *deleted = w->wide[i].index > after && in_range(ts, w->wide[i].start, w->wide[i].end);
@@ -271,7 +270,7 @@ int osync__window_covers(osync__window_t *w, const void *key, size_t len, size_t
         int rc = rocksdb_iter_valid(it) ? 0 : iter_error(w, it, err);
         if (rc || *covers) return rc;
     }
-    return is_deleted(w, key, pk_len, ts, 0, covers, err);
+    return osync__window_deletes(w, key, pk_len, ts, 0, covers, err);
 }
 
 /* The log index of the key's last put in the window; 0 if it has none. */
@@ -295,7 +294,7 @@ int osync__window_touches(osync__window_t *w, const void *key, size_t len, size_
     int rc = last_put(w, key, len, &put, err);
     *touches = put > 0;
     if (rc || *touches) return rc;
-    return is_deleted(w, key, pk_len, ts, 0, touches, err);
+    return osync__window_deletes(w, key, pk_len, ts, 0, touches, err);
 }
 
 int osync__window_is_last(osync__window_t *w, const void *key, size_t len, size_t pk_len, uint64_t ts, uint64_t index,
@@ -303,7 +302,7 @@ int osync__window_is_last(osync__window_t *w, const void *key, size_t len, size_
     uint64_t put;
     bool deleted = false;
     int rc = last_put(w, key, len, &put, err);
-    if (!rc && put == index) rc = is_deleted(w, key, pk_len, ts, index, &deleted, err);
+    if (!rc && put == index) rc = osync__window_deletes(w, key, pk_len, ts, index, &deleted, err);
     *last = put == index && !deleted;
     return rc;
 }

@@ -35,5 +35,8 @@ int osync__window_touches(osync__window_t *w, const void *key, size_t len, size_
  */
 int osync__window_is_last(osync__window_t *w, const void *key, size_t len, size_t pk_len, uint64_t ts, uint64_t index,
                           bool *last, osync_error_t *err);
+/* True if a delete of the window behind entry `after` takes the row away. Any order. */
+int osync__window_deletes(osync__window_t *w, const void *pk, size_t pk_len, uint64_t ts, uint64_t after, bool *deleted,
+                          osync_error_t *err);
 
 #endif

@@ -160,8 +160,7 @@ static bool get_varint(const uint8_t **p, const uint8_t *end, uint64_t *out) {
     return false;
 }
 
-/* Goes over the top level of a serialized LogEntry, for its term (field 1) and log_index (field 2). */
-static bool scan_entry(osync__log_record_t *record) {
+bool osync__log_record_scan(osync__log_record_t *record) {
     enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
     const uint8_t *p = record->payload, *end = p + record->len;
     record->term = record->log_index = 0;
@@ -254,7 +253,7 @@ static int read_record(cursor_t *c, osync__log_record_t *record, osync_error_t *
                                         .len = type == TYPE_FULL ? len : c->assembled.len,
                                         .file = c->number,
                                         .at = begin};
-        if (!scan_entry(record)) return corrupt(c, begin, err, "the record isn't a LogEntry");
+        if (!osync__log_record_scan(record)) return corrupt(c, begin, err, "the record isn't a LogEntry");
         if (record->log_index == 0) return corrupt(c, begin, err, "the LogEntry has no log_index");
         c->next = pos;
         c->resync = false;

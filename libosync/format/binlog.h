@@ -25,6 +25,10 @@ typedef struct osync__log_record {
     uint64_t term;
 } osync__log_record_t;
 
+/* Fills in log_index and term from the payload: goes over the top level of the serialized LogEntry, for fields 1 and 2.
+ * False: it isn't one. */
+bool osync__log_record_scan(osync__log_record_t *record);
+
 typedef struct osync__log_file {
     uint32_t number;
     char path[4096];

@@ -304,11 +304,15 @@ int osync__key_decode(const osync_table_t *table, const void *key, size_t len, s
 enum { MAX_OPEN_FILES = 256, FATAL_LEVEL = 4 /* rocksdb::InfoLogLevel */ };
 
 int osync__snapshot_id(const char *dir, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err) {
-    struct stat st;
     char current[4096];
     if ((size_t)snprintf(current, sizeof current, "%s/CURRENT", dir) >= sizeof current)
         return osync__err(err, OSYNC_ETOOBIG, "path is too long: %s", dir);
-    if (stat(current, &st)) return osync__err_errno(err, errno, "stat %s", current);
+    return osync__file_id(current, id, err);
+}
+
+int osync__file_id(const char *path, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err) {
+    struct stat st;
+    if (stat(path, &st)) return osync__err_errno(err, errno, "stat %s", path);
     (void)snprintf(id, OSYNC__SNAPSHOT_ID, "%llx-%llx-%llx.%09lx", (unsigned long long)st.st_dev,
                    (unsigned long long)st.st_ino, (unsigned long long)st.st_mtim.tv_sec,
                    (unsigned long)st.st_mtim.tv_nsec);

@@ -33,6 +33,8 @@ int osync__key_compare(const void *a, size_t a_len, const void *b, size_t b_len)
 /* What no other checkpoint has: a hard link of its CURRENT shares inode and time with what it was made from. */
 enum { OSYNC__SNAPSHOT_ID = 96 };
 int osync__snapshot_id(const char *dir, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err);
+/* The same of a file: a checkpoint's CURRENT, a memory table's snapshot. */
+int osync__file_id(const char *path, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err);
 
 /* A checkpoint, opened read-only: nothing in its folder changes. One thread at a time. */
 typedef struct osync__snapshot osync__snapshot_t;

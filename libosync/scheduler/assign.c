@@ -77,6 +77,7 @@ static void on_added(void *arg, int status, const ProtobufCMessage *response, co
         return;
     }
     const Openmldb__Datasync__GeneralResponse *r = (const Openmldb__Datasync__GeneralResponse *)response;
+    if (!status) osync__sched_seen(s, sub->collector, OSYNC__KIND_UNKNOWN);
     if (sub->heard) { /* it has begun, whatever became of the answer */
         handed_out(sub, NULL, false);
     } else if (status) {

@@ -568,9 +568,9 @@ static void on_create_table(void *arg, int status, const void *data, size_t len,
         refusal = "the table's TableInfo in ZooKeeper can't be parsed";
         goto done;
     }
-    if (info->storage_mode != OPENMLDB__COMMON__STORAGE_MODE__kSSD &&
-        info->storage_mode != OPENMLDB__COMMON__STORAGE_MODE__kHDD) {
-        refusal = "java.lang.IllegalArgumentException: only SSD and HDD are supported";
+    /* Whether a collector can read a memory table, its answer to AddSyncTask tells. */
+    if (info->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kUnknown) {
+        refusal = "the table's storage mode in ZooKeeper is kUnknown: only kMemory, kSSD and kHDD are known";
         goto done;
     }
     HASH_FIND(hh, s->tasks, &info->tid, sizeof info->tid, old);
@@ -578,6 +578,10 @@ static void on_create_table(void *arg, int status, const void *data, size_t len,
         refusal = old->state == OSYNC__TASK_REMOVING
                       ? "the table's former sync task is still being removed (see /status), try again later"
                       : "sync task already exists(creating or created)";
+        goto done;
+    }
+    if (osync__sched_import_waits(s, info->tid, own.message, sizeof own.message)) {
+        refusal = own.message;
         goto done;
     }
     if (c->mode < 0 && !c->recover) {

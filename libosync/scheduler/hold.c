@@ -1,6 +1,7 @@
-/* HoldLog: collectors beside a partition's followers are asked, again and again, to keep links of its log, so that the
- * log that a fail-over needs is there even if the new leader's TabletServer has removed it. Nothing depends on the
- * answers: a collector of the original doesn't know the call, and a hold that isn't asked for again expires.
+/* HoldLog: collectors beside a partition's followers, and further ones beside its leader, are asked, again and again,
+ * to keep links of its log, so that the log that a fail-over or a take-over needs is there even if that TabletServer
+ * has removed it. Nothing depends on the answers: a collector of the original doesn't know the call, and a hold that
+ * isn't asked for again expires.
  *
  * What is held is only known in memory. A scheduler that starts again asks again; one that never comes back lets the
  * holds expire. */
@@ -75,7 +76,7 @@ static osync__sub_t *sub_of(const osync__hold_call_t *c) {
                                                                                  : NULL;
 }
 
-static osync__hold_t *find(const osync__sub_t *sub, const char *collector) {
+osync__hold_t *osync__sched_hold_of(const osync__sub_t *sub, const char *collector) {
     osync__hold_t *h = sub->held;
     while (h && strcmp(h->collector, collector) != 0) h = h->next;
     return h;
@@ -86,7 +87,7 @@ static void take_answer(const osync__hold_call_t *c, int status, const Openmldb_
     osync__sub_t *sub = c->release ? NULL : sub_of(c);
     if (!sub) return;
     osync__task_t *t = sub->task;
-    osync__hold_t *h = find(sub, c->collector);
+    osync__hold_t *h = osync__sched_hold_of(sub, c->collector);
     bool refused = !status && r->response && r->response->code != 0;
     if (t->hold_calls > 0 && --t->hold_calls == 0) t->holding = false;
     if (!h) return;
@@ -104,8 +105,9 @@ static void on_held(void *arg, int status, const ProtobufCMessage *response, con
     OSYNC__AFTER(hold_log);
     s->hold_calling--;
     if (!s->closing) {
-        if (status == OSYNC_ERPC && err && (strstr(err->message, "[E1001]") || strstr(err->message, "[E1002]")))
-            is_unknown_now(s, c->collector);
+        osync__kind_t kind = osync__sched_kind(status, err);
+        if (kind) osync__sched_seen(s, c->collector, kind);
+        if (kind == OSYNC__KIND_ORIGINAL) is_unknown_now(s, c->collector);
         take_answer(c, status, (const Openmldb__Datasync__HoldLogResponse *)response, err);
     }
     call_free(c);
@@ -189,11 +191,11 @@ void osync__sched_hold_release(osync__sub_t *sub) {
     call_next(sub->task->s);
 }
 
-/* The leader's collector has the log anyway. */
-static void on_follower(osync__sub_t *sub, const char *tablet, const char *collector) {
+/* The collector that reads has the log anyway. */
+static void on_replica(osync__sub_t *sub, const char *tablet, const char *collector) {
     if (sub->status == OSYNC__SCHEDULER__STATUS__SUCCESS || !sub->known) return;
     if (sub->collector && strcmp(sub->collector, collector) == 0) return;
-    osync__hold_t *h = find(sub, collector);
+    osync__hold_t *h = osync__sched_hold_of(sub, collector);
     if (!h) {
         h = calloc(1, sizeof *h);
         if (!h) return;
@@ -204,11 +206,12 @@ static void on_follower(osync__sub_t *sub, const char *tablet, const char *colle
         }
         LL_PREPEND(sub->held, h);
     }
+    if (h->seen) return; /* beside several: it keeps the log of the first */
     if (!h->tablet || strcmp(h->tablet, tablet) != 0) osync__sched_set(&h->tablet, tablet);
     h->seen = h->tablet != NULL;
 }
 
-static void on_followers(osync__task_t *t, int status, const osync__place_t *found) {
+static void on_replicas(osync__task_t *t, int status, const osync__place_t *found) {
     osync_scheduler_t *s = t->s;
     s->hold_tasks--;
     if (status || s->closing || t->state != OSYNC__TASK_ACTIVE) { /* what can't be asked says nothing */
@@ -219,7 +222,7 @@ static void on_followers(osync__task_t *t, int status, const osync__place_t *fou
         osync__hold_t *h;
         LL_FOREACH(t->subs[i].held, h) h->seen = false;
     }
-    osync__sched_followers_each(found, on_follower);
+    osync__sched_replicas_each(found, on_replica);
     for (size_t i = 0; i < t->n_subs; i++) {
         osync__sub_t *sub = &t->subs[i];
         osync__hold_t *h, *next;
@@ -227,7 +230,8 @@ static void on_followers(osync__task_t *t, int status, const osync__place_t *fou
             if (!h->seen) {
                 /* One that has the partition now took the links over with it. */
                 bool has_it = sub->collector && strcmp(sub->collector, h->collector) == 0;
-                if (!has_it && h->tablet) (void)ask(sub, h, true);
+                /* One that isn't registered may be back soon: what it keeps expires, if it isn't. */
+                if (!has_it && h->tablet && osync__sched_replicas_have(found, h->collector)) (void)ask(sub, h, true);
                 LL_DELETE(sub->held, h);
                 hold_free(h);
             } else if (!is_unknown(s, h->collector) && ask(sub, h, false)) {
@@ -247,7 +251,7 @@ void osync__sched_hold_tick(osync__task_t *t, uint64_t now) {
     for (size_t i = 0; i < t->n_subs; i++) t->subs[i].look = true;
     t->holding = true;
     s->hold_tasks++;
-    if (osync__sched_followers(t, on_followers)) {
+    if (osync__sched_replicas(t, on_replicas)) {
         t->holding = false;
         s->hold_tasks--;
     }

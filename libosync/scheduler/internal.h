@@ -5,9 +5,12 @@
  *   create.c     CreateSyncTask and RecoverSyncTask
  *   earlier.c    what a destination holds of earlier tasks
  *   restart.c    the removal of that
+ *   import.c     tasks that OpenMLDB's SyncTool has left
+ *   export.c     the way back
  *   place.c      leader and followers of a partition, and the collectors on their machines
  *   assign.c     handing a partition out, RetrySyncTask
- *   hold.c       collectors beside followers are asked to keep the log
+ *   hold.c       collectors beside followers, and beside the one that reads, are asked to keep the log
+ *   collectors.c the list of collectors
  *   send.c       SendData
  *   status.c     TaskStatus and the status page
  *   verify.c     VerifySyncTask
@@ -66,8 +69,10 @@ typedef struct osync__task osync__task_t;
 typedef struct osync__sub osync__sub_t;
 typedef struct osync__work osync__work_t;
 typedef struct osync__verify osync__verify_t;
+typedef struct osync__import osync__import_t;
 typedef struct osync__hold osync__hold_t;
 typedef struct osync__hold_call osync__hold_call_t;
+typedef struct osync__seen osync__seen_t;
 typedef struct osync__place osync__place_t;
 
 /* ---- records ---- */
@@ -152,6 +157,7 @@ struct osync__sub {
     bool put_off;                /* its last answer was "not now" */
     bool retry;                  /* RetrySyncTask asked for a new hand-out */
     bool look;                   /* its leader may have moved: the next check looks */
+    bool imported;               /* its first token is another scheduler's, see StartPoint */
     uint64_t seen_mono, seen_ms; /* last sign of life */
     char *failed_collector;      /* the one that could not take it last time */
     bool placing;                /* osync__sched_place is to find a place for it */
@@ -160,7 +166,7 @@ struct osync__sub {
     bool place_waits;  /* and waiting can mend that */
     bool place_away;
 
-    osync__hold_t *held; /* where the log is held for a fail-over */
+    osync__hold_t *held; /* where the log is held for a fail-over or a take-over */
 
     char phase[32]; /* of the collector's last report */
     uint64_t snapshot_rows, log_tail;
@@ -195,6 +201,9 @@ struct osync__task {
     uint64_t created_ms;
     bool rebuild, start_over; /* see TaskRecord */
     bool recovers;            /* its creation goes on though a partition can't be handed out now */
+    bool has_imported_crc;
+    uint32_t imported_crc;
+    osync__import_t *import; /* what it was made of has its old name yet */
     osync__record_t record;
     osync_sink_t *sink;
     const char *path; /* of dest within the sink */
@@ -238,6 +247,7 @@ struct osync_scheduler {
     osync__task_t *tasks;
     size_t n_subs, n_creates, n_deletes, n_verifies;
     osync__verify_t *verifies; /* under way */
+    osync__import_t *imports;  /* what isn't taken over yet, by tid */
     bool loading, loaded;
     char load_error[512];
     uint64_t checked_mono, started_mono;
@@ -257,6 +267,8 @@ struct osync_scheduler {
     size_t hold_calling;
     bool hold_going;
     struct hold_unknown *hold_unknown; /* collectors that don't know HoldLog, by endpoint */
+    osync__seen_t *seen;               /* collectors that have been heard of, by endpoint */
+    size_t n_lists;                    /* Collectors requests under way */
 
     size_t holds; /* what must come back before the next step of closing */
     int closing;  /* 0, then the steps */
@@ -318,17 +330,31 @@ int osync__sched_restart(osync__task_t *task, osync__restart_cb cb);
 /* The task that has this id, or NULL. */
 const osync__task_t *osync__sched_task_of_id(const osync_scheduler_t *s, const char *id);
 
+/* import.c */
+/* Looks for what there is in state_dir; nothing is read yet. */
+int osync__sched_import_find(osync_scheduler_t *s, osync_error_t *err);
+void osync__sched_import_go_on(osync_scheduler_t *s);
+/* True: this table's progress is there, but not taken over yet; why is in `out`. */
+bool osync__sched_import_waits(const osync_scheduler_t *s, uint32_t tid, char *out, size_t size);
+/* The task's record is stored: true if what it was made of has got another name, or needs none. */
+bool osync__sched_import_stored(osync__task_t *task);
+void osync__sched_import_each(const osync_scheduler_t *s, void (*each)(void *arg, const char *folder, const char *why),
+                              void *arg);
+void osync__sched_import_free(osync_scheduler_t *s);
+
 /* place.c */
 typedef void (*osync__place_cb)(osync__task_t *task, int status, const osync_error_t *err);
 /* Finds leader and collector for the subtasks that have `placing` set: they get place_tablet and place_collector, or
  * place_error. `info` is the table's newest TableInfo, or NULL to fetch it. status: 0, OSYNC_ENOENT (no such table), or
  * the catalog can't be asked now. */
 int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync__place_cb cb);
-/* Finds the followers that are alive, and the collectors on their machines. status as above. */
-typedef void (*osync__followers_cb)(osync__task_t *task, int status, const osync__place_t *found);
-typedef void (*osync__follower_cb)(osync__sub_t *sub, const char *tablet, const char *collector);
-int osync__sched_followers(osync__task_t *task, osync__followers_cb cb);
-void osync__sched_followers_each(const osync__place_t *found, osync__follower_cb each);
+/* Finds the followers and leaders that are alive, and the collectors on their machines. status as above. */
+typedef void (*osync__replicas_cb)(osync__task_t *task, int status, const osync__place_t *found);
+typedef void (*osync__replica_cb)(osync__sub_t *sub, const char *tablet, const char *collector);
+int osync__sched_replicas(osync__task_t *task, osync__replicas_cb cb);
+/* Each with each collector on its machine, followers first. */
+void osync__sched_replicas_each(const osync__place_t *found, osync__replica_cb each);
+bool osync__sched_replicas_have(const osync__place_t *found, const char *collector); /* it is registered */
 
 /* assign.c */
 /* Gives a placed subtask to its collector, with a new token. */
@@ -339,18 +365,28 @@ bool osync__sched_silent(const osync__sub_t *sub, uint64_t now);
 void osync__sched_on_retry(osync__rpc_call_t *call, void *arg);
 
 /* hold.c */
-/* A collector beside a follower, for one partition. */
+/* A collector that could take over, for one partition. */
 struct osync__hold {
     char *collector, *tablet;
     uint64_t first_entry, last_entry, pinned_bytes;
     char *error; /* NULL: it has answered, or not yet */
-    bool seen;   /* of use while the followers are gone through */
+    bool seen;   /* of use while the replicas are gone through */
     osync__hold_t *next;
 };
 void osync__sched_hold_tick(osync__task_t *task, uint64_t now);
 void osync__sched_hold_release(osync__sub_t *sub); /* everywhere */
 void osync__sched_hold_free(osync__sub_t *sub);
+osync__hold_t *osync__sched_hold_of(const osync__sub_t *sub, const char *collector); /* or NULL */
 void osync__sched_hold_close(osync_scheduler_t *s);
+
+/* collectors.c */
+typedef enum osync__kind { OSYNC__KIND_UNKNOWN, OSYNC__KIND_OSYNC, OSYNC__KIND_ORIGINAL } osync__kind_t;
+/* A sign of life. endpoint NULL is fine; a kind that isn't known leaves what is known of it. */
+void osync__sched_seen(osync_scheduler_t *s, const char *endpoint, osync__kind_t kind);
+void osync__sched_seen_free(osync_scheduler_t *s);
+/* What the outcome of a HoldLog call says of who was called; UNKNOWN: nothing. */
+osync__kind_t osync__sched_kind(int status, const osync_error_t *err);
+void osync__sched_on_collectors(osync__rpc_call_t *call, void *arg);
 
 /* send.c */
 void osync__sched_on_send(osync__rpc_call_t *call, void *arg);

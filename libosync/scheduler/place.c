@@ -21,7 +21,7 @@ typedef struct want {
 struct osync__place {
     osync__task_t *task;
     osync__place_cb cb; /* of leaders */
-    osync__followers_cb followers_cb;
+    osync__replicas_cb replicas_cb;
     want_t *wants;
     size_t n;
     char **collectors;
@@ -33,8 +33,8 @@ struct osync__place {
 
 static void place_end(osync__place_t *p) {
     osync__task_t *t = p->task;
-    if (p->followers_cb) {
-        p->followers_cb(t, p->status, p);
+    if (p->replicas_cb) {
+        p->replicas_cb(t, p->status, p);
     } else {
         t->placing = false;
         p->cb(t, p->status, p->status ? &p->err : NULL);
@@ -79,6 +79,14 @@ static void no_place(osync__sub_t *sub, bool waits, const char *text) {
     if (osync__sched_set(&sub->place_error, text)) sub->place_away = true;
 }
 
+/* How much speaks against a collector: it is the one that could not take the partition last time, or it can't link the
+ * log. */
+static int doubt(const osync__sub_t *sub, const char *collector) {
+    if (sub->failed_collector && strcmp(sub->failed_collector, collector) == 0) return 2;
+    const osync__hold_t *h = osync__sched_hold_of(sub, collector);
+    return h && h->error ? 1 : 0;
+}
+
 static void choose(osync__place_t *p) {
     osync__task_t *t = p->task;
     char text[1024];
@@ -92,15 +100,14 @@ static void choose(osync__place_t *p) {
         want_t *want = &p->wants[w];
         osync__sub_t *sub = want->sub;
         size_t best = p->n_collectors;
-        bool best_failed = false;
+        int best_doubt = 0;
         if (!want->tablet) continue;
         for (size_t i = 0; i < p->n_collectors; i++) {
             if (!collector_is_on(p, i, want->host)) continue;
-            bool failed = sub->failed_collector && strcmp(sub->failed_collector, p->collectors[i]) == 0;
-            if (best == p->n_collectors || (best_failed && !failed) ||
-                (best_failed == failed && loads[i] < loads[best])) {
+            int own = doubt(sub, p->collectors[i]);
+            if (best == p->n_collectors || own < best_doubt || (own == best_doubt && loads[i] < loads[best])) {
                 best = i;
-                best_failed = failed;
+                best_doubt = own;
             }
         }
         if (best == p->n_collectors) {
@@ -125,7 +132,7 @@ static void on_hosts(void *arg) {
     osync__place_t *p = arg;
     if (p->task->s->closing)
         place_failed(p, OSYNC_ECANCELED, NULL, "looking for a collector");
-    else if (p->followers_cb)
+    else if (p->replicas_cb)
         place_end(p);
     else
         choose(p);
@@ -252,22 +259,24 @@ static void find_leader(want_t *want, const Openmldb__Nameserver__TableInfo *inf
         sub->place_away = true;
 }
 
-/* Everything that is alive and no leader. */
-static int find_followers(osync__place_t *p, const Openmldb__Nameserver__TableInfo *info) {
+/* All that are alive, followers first. */
+static int find_replicas(osync__place_t *p, const Openmldb__Nameserver__TableInfo *info) {
     size_t room = 0;
     for (size_t i = 0; i < info->n_table_partition; i++) room += info->table_partition[i]->n_partition_meta;
     p->wants = calloc(room + 1, sizeof *p->wants);
     if (!p->wants) return OSYNC_ENOMEM;
-    for (size_t i = 0; i < info->n_table_partition; i++) {
-        const Openmldb__Nameserver__TablePartition *partition = info->table_partition[i];
-        osync__sub_t *sub = osync__sched_task_sub(p->task, partition->pid);
-        for (size_t m = 0; sub && m < partition->n_partition_meta; m++) {
-            const Openmldb__Nameserver__PartitionMeta *meta = partition->partition_meta[m];
-            if (meta->is_leader || !meta->is_alive) continue;
-            want_t *want = &p->wants[p->n++];
-            *want = (want_t){.sub = sub, .place = p, .tablet = strdup(meta->endpoint)};
-            if (!want->tablet) return OSYNC_ENOMEM;
-            osync__host_of(want->tablet, want->host);
+    for (int leaders = 0; leaders < 2; leaders++) {
+        for (size_t i = 0; i < info->n_table_partition; i++) {
+            const Openmldb__Nameserver__TablePartition *partition = info->table_partition[i];
+            osync__sub_t *sub = osync__sched_task_sub(p->task, partition->pid);
+            for (size_t m = 0; sub && m < partition->n_partition_meta; m++) {
+                const Openmldb__Nameserver__PartitionMeta *meta = partition->partition_meta[m];
+                if (!meta->is_alive || (meta->is_leader != 0) != (leaders == 1)) continue;
+                want_t *want = &p->wants[p->n++];
+                *want = (want_t){.sub = sub, .place = p, .tablet = strdup(meta->endpoint)};
+                if (!want->tablet) return OSYNC_ENOMEM;
+                osync__host_of(want->tablet, want->host);
+            }
         }
     }
     return 0;
@@ -296,8 +305,8 @@ static void on_table(void *arg, int status, const void *data, size_t len, const 
         return;
     }
     int rc = 0;
-    if (p->followers_cb) rc = find_followers(p, info);
-    for (size_t i = 0; i < p->n && !p->followers_cb; i++) find_leader(&p->wants[i], info);
+    if (p->replicas_cb) rc = find_replicas(p, info);
+    for (size_t i = 0; i < p->n && !p->replicas_cb; i++) find_leader(&p->wants[i], info);
     openmldb__nameserver__table_info__free_unpacked(info, NULL);
     if (osync__sched_schema_new(&schema, data, len, t->timezone, NULL) == 0) {
         if (!t->schema || schema->n_columns > t->schema->n_columns) {
@@ -339,19 +348,25 @@ int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync_
     return 0;
 }
 
-int osync__sched_followers(osync__task_t *task, osync__followers_cb cb) {
+int osync__sched_replicas(osync__task_t *task, osync__replicas_cb cb) {
     osync__place_t *p = calloc(1, sizeof *p);
     if (!p) return OSYNC_ENOMEM;
     p->task = task;
-    p->followers_cb = cb;
+    p->replicas_cb = cb;
     osync__sched_task_hold(task);
     int rc = task->s->catalog->ops->get(task->s->catalog, task->tid, on_table, p);
     if (rc) on_table(p, rc, NULL, 0, NULL);
     return 0;
 }
 
-void osync__sched_followers_each(const osync__place_t *p, osync__follower_cb each) {
+void osync__sched_replicas_each(const osync__place_t *p, osync__replica_cb each) {
     for (size_t w = 0; w < p->n; w++)
         for (size_t i = 0; i < p->n_collectors; i++)
             if (collector_is_on(p, i, p->wants[w].host)) each(p->wants[w].sub, p->wants[w].tablet, p->collectors[i]);
+}
+
+bool osync__sched_replicas_have(const osync__place_t *p, const char *collector) {
+    for (size_t i = 0; i < p->n_collectors; i++)
+        if (strcmp(p->collectors[i], collector) == 0) return true;
+    return false;
 }

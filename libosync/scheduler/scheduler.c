@@ -30,6 +30,8 @@ static const osync__rpc_method_t methods[] = {
      &openmldb__datasync__general_response__descriptor, osync__sched_on_recover},
     {"openmldb.datasync.SyncTool", "VerifySyncTask", &openmldb__datasync__verify_sync_task_request__descriptor,
      &openmldb__datasync__verify_sync_task_response__descriptor, osync__sched_on_verify},
+    {"openmldb.datasync.SyncTool", "Collectors", &openmldb__datasync__collectors_request__descriptor,
+     &openmldb__datasync__collectors_response__descriptor, osync__sched_on_collectors},
 };
 static const osync__rpc_page_t pages[] = {{"/status", osync__sched_on_page}, {"/", osync__sched_on_page}};
 
@@ -234,15 +236,19 @@ static int load_sub(osync_scheduler_t *s, const osync_checkpoint_entry_t *e) {
 
 static void forget_all(osync_scheduler_t *s) {
     osync__task_t *t, *next;
+    osync__sched_import_free(s);
     HASH_ITER(hh, s->tasks, t, next) osync__sched_task_free(t);
 }
 
 static void on_subs(void *arg, int status, const osync_checkpoint_entry_t *entries, size_t n,
                     const osync_error_t *err) {
     osync_scheduler_t *s = arg;
+    osync_error_t own = {0};
     const char *bad = status ? (err ? err->message : osync_strerror(status)) : NULL;
     for (size_t i = 0; i < n && !bad && !status; i++)
         if (load_sub(s, &entries[i])) bad = entries[i].key;
+    /* Before anybody is told that there is no such task. */
+    if (!bad && osync__sched_import_find(s, &own)) bad = own.message;
     if (bad || s->closing) {
         forget_all(s);
         if (bad) load_failed(s, bad);
@@ -252,6 +258,7 @@ static void on_subs(void *arg, int status, const osync_checkpoint_entry_t *entri
     s->loaded = true;
     s->checked_mono = osync__mono_ms();
     osync__log(OSYNC_LOG_INFO, "%s: %u tasks taken up", s->store_path, HASH_COUNT(s->tasks));
+    osync__sched_import_go_on(s);
     osync__task_t *t, *next;
     HASH_ITER(hh, s->tasks, t, next) {
         osync__sched_task_hold(t);
@@ -320,6 +327,7 @@ static void on_tick(uv_timer_t *timer) {
     uint64_t now = osync__mono_ms();
     bool check = now - s->checked_mono >= s->check_period_ms;
     if (check) s->checked_mono = now;
+    if (check) osync__sched_import_go_on(s);
     osync__task_t *t, *next;
     HASH_ITER(hh, s->tasks, t, next) {
         osync__sched_task_hold(t);
@@ -343,6 +351,7 @@ static void on_tick(uv_timer_t *timer) {
 /* ---- the object ---- */
 
 static void scheduler_free(osync_scheduler_t *s) {
+    osync__sched_seen_free(s);
     free(s->host);
     free(s->advertised);
     free(s->zk_cluster);

@@ -434,6 +434,11 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         return;
     }
     HASH_FIND(hh, s->tasks, &r->tid, sizeof r->tid, t);
+    char waits[1400];
+    if (!t && osync__sched_import_waits(s, r->tid, waits, sizeof waits)) {
+        answer(call, NULL, ours, -1, waits, 0);
+        return;
+    }
     if (!t || t->state == OSYNC__TASK_REMOVING) {
         answer_unknown(call, r->tid);
         return;
@@ -469,6 +474,7 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     sub->heard = true;
     sub->seen_mono = osync__mono_ms();
     sub->seen_ms = osync__wall_ms();
+    osync__sched_seen(s, sub->collector, ours ? OSYNC__KIND_OSYNC : OSYNC__KIND_ORIGINAL);
     if (!r->start_point || !r->next_point) {
         answer(call, sub, ours, -1, "start_point and next_point are required", 0);
         goto done;
@@ -497,8 +503,10 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     bool again = false; /* it has just been taken, and the answer was lost */
     /* A14: what doesn't start at our end is of an attempt that is over. */
     if (!osync__sched_buf_equal(&start, &sub->end)) {
-        again = sub->last_start.len > 0 && osync__sched_buf_equal(&start, &sub->last_start) &&
-                osync__sched_buf_equal(&next, &sub->end);
+        /* What ends at our end has no row behind it. Where the last request began is forgotten with a restart; a
+         * collector that can't rewind would then begin anew. */
+        bool last = sub->last_start.len > 0 ? osync__sched_buf_equal(&start, &sub->last_start) : !ours;
+        again = last && osync__sched_buf_equal(&next, &sub->end);
         if (!again) {
             mismatch(call, sub, r);
             goto done;

@@ -221,6 +221,14 @@ static json_t *sub_object(const osync__sub_t *sub) {
                      text_or_null(sub->tablet), "last_update_ms", (json_int_t)sub->seen_ms, "held_by", held);
 }
 
+static void import_object(void *arg, const char *folder, const char *why) {
+    json_array_append_new(arg, json_pack("{s:s, s:o}", "folder", folder, "reason", text_or_null(why)));
+}
+
+static void import_line(void *arg, const char *folder, const char *why) {
+    (void)osync__buf_printf(arg, "\n%s: not taken over yet: %s\n", folder, why);
+}
+
 static json_t *page_object(const osync_scheduler_t *s) {
     json_t *tasks = json_array();
     for (const osync__task_t *t = s->tasks; t; t = t->hh.next) {
@@ -231,7 +239,10 @@ static json_t *page_object(const osync_scheduler_t *s) {
                                                "state", state_name(t->state), "dest", t->target, "created_ms",
                                                (json_int_t)t->created_ms, "partitions", subs));
     }
-    return json_pack("{s:b, s:s, s:o}", "ready", (int)s->loaded, "checkpoint", s->store_path, "tasks", tasks);
+    json_t *imports = json_array();
+    osync__sched_import_each(s, import_object, imports);
+    return json_pack("{s:b, s:s, s:o, s:o}", "ready", (int)s->loaded, "checkpoint", s->store_path, "tasks", tasks,
+                     "not_taken_over", imports);
 }
 
 static int page_text(const osync_scheduler_t *s, osync__buf_t *out) {
@@ -257,6 +268,7 @@ static int page_text(const osync_scheduler_t *s, osync__buf_t *out) {
                                       h->first_entry, h->last_entry, h->error ? ", " : "", h->error ? h->error : "");
         }
     }
+    osync__sched_import_each(s, import_line, out);
     return rc;
 }
 

@@ -86,6 +86,12 @@ static int fill_start(const osync__task_t *t, Osync__Scheduler__TaskRecord *r, O
         osync__scheduler__start_point__init(point);
         point->pid = sub->pid;
         point->point = (ProtobufCBinaryData){sub->first.len, sub->first.data};
+        if (sub->imported) {
+            point->token = (char *)(uintptr_t)sub->token;
+            point->tablet_endpoint = sub->tablet;
+            point->des_endpoint = sub->des_endpoint;
+            point->has_finished = point->finished = sub->status == OSYNC__SCHEDULER__STATUS__SUCCESS;
+        }
         r->start[r->n_start++] = point;
     }
     return 0;
@@ -109,6 +115,8 @@ static int pack_task(void *owner, osync__buf_t *out) {
     r.has_removing = r.removing = t->state == OSYNC__TASK_REMOVING;
     r.has_rebuild = r.rebuild = t->rebuild;
     r.has_start_over = r.start_over = t->start_over;
+    r.has_imported_crc = t->has_imported_crc;
+    r.imported_crc = t->imported_crc;
     int rc = points ? fill_pids(t, &r) : OSYNC_ENOMEM;
     if (!rc) rc = fill_start(t, &r, points);
     if (!rc) rc = pack_record(&r, out);
@@ -155,7 +163,9 @@ static int pack_sub(void *owner, osync__buf_t *out) {
 
 static void task_settled(void *owner) {
     osync__task_t *t = owner;
-    if (t->state == OSYNC__TASK_CREATING && osync__sched_record_idle(&t->record))
+    if (t->state == OSYNC__TASK_CREATING && osync__sched_record_idle(&t->record) && t->import)
+        (void)osync__sched_import_stored(t); /* what fails is tried again at the next check */
+    else if (t->state == OSYNC__TASK_CREATING && osync__sched_record_idle(&t->record))
         osync__sched_create_stored(t);
     else
         osync__sched_task_step(t);
@@ -199,6 +209,8 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
     t->created_ms = r->created_ms;
     t->rebuild = r->rebuild;
     t->start_over = r->start_over;
+    t->has_imported_crc = r->has_imported_crc;
+    t->imported_crc = r->imported_crc;
     if (osync__sched_set(&t->db, r->db) || osync__sched_set(&t->name, r->name) || osync__sched_set(&t->dest, r->dest) ||
         osync__sched_set(&t->target, r->target) || osync__sched_set(&t->timezone, r->csv_timezone))
         goto nomem;
@@ -222,8 +234,16 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
         snprintf(sub->record.key, sizeof sub->record.key, "sub/%s/%u", t->id, sub->pid);
     }
     for (size_t i = 0; i < r->n_start; i++) {
-        osync__sub_t *sub = osync__sched_task_sub(t, r->start[i]->pid);
-        if (sub && osync__sched_buf_set(&sub->first, r->start[i]->point.data, r->start[i]->point.len)) goto nomem;
+        const Osync__Scheduler__StartPoint *from = r->start[i];
+        osync__sub_t *sub = osync__sched_task_sub(t, from->pid);
+        if (sub && osync__sched_buf_set(&sub->first, from->point.data, from->point.len)) goto nomem;
+        if (!sub || !from->token) continue;
+        sub->imported = true;
+        sub->status = from->finished ? OSYNC__SCHEDULER__STATUS__SUCCESS : OSYNC__SCHEDULER__STATUS__RUNNING;
+        (void)snprintf(sub->token, sizeof sub->token, "%s", from->token);
+        if (osync__sched_set(&sub->tablet, from->tablet_endpoint) ||
+            osync__sched_set(&sub->des_endpoint, from->des_endpoint))
+            goto nomem;
     }
     free(pids);
     HASH_ADD(hh, s->tasks, tid, sizeof t->tid, t);
@@ -348,6 +368,8 @@ void osync__sched_task_step(osync__task_t *t) {
     if (t->state != OSYNC__TASK_REMOVING || t->s->closing) return;
     /* The record says first that the task is to end, so that a restart goes on with the end and not with the task. */
     if (!osync__sched_record_idle(&t->record)) return;
+    /* Nor may a restart take it over once more. */
+    if (!osync__sched_import_stored(t)) return;
     if (t->stepping) { /* what a step below brought about is looked at when it is over */
         t->step_again = true;
         return;
@@ -461,7 +483,12 @@ static void on_delete_table(void *arg, int status, const void *data, size_t len,
     delete_t *d = arg;
     osync_error_t own;
     if (status == 0) {
-        delete_end(d, 0, NULL); /* as the original: there is a table, and no task of it */
+        char why[1400];
+        Openmldb__Nameserver__TableInfo *info = openmldb__nameserver__table_info__unpack(NULL, len, data);
+        bool waits = info && osync__sched_import_waits(d->s, info->tid, why, sizeof why);
+        if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
+        /* As the original if there is none: there is a table, and no task of it. */
+        delete_end(d, waits ? -1 : 0, waits ? why : NULL);
         return;
     }
     if (status == OSYNC_ENOENT)

@@ -65,11 +65,13 @@ typedef struct call {
     struct call *next;
     struct call *older, *newer; /* in `open` */
     bool in_flight;             /* the library has it */
+    bool waits;                 /* for the first connection */
 } call_t;
 
 struct osync__zk {
     uv_async_t async;
     uv_timer_t timer;
+    uv_timer_t patience; /* calls wait so long for the first connection, and then fail as they do later */
     osync__pool_t *pool;
     osync__job_t job; /* opens or closes a session; one at a time */
     bool busy;
@@ -80,6 +82,7 @@ struct osync__zk {
     void *arg;
     session_t *session; /* NULL while there is none */
     bool connected;
+    bool begun; /* no call waits for the first connection any more */
     bool closing;
     bool reopen_later; /* after the session that is being closed */
     void (*closed)(void *arg);
@@ -326,6 +329,10 @@ static void on_answer(call_t *call) {
 static void request(call_t *call, step_t step) {
     osync__zk_t *zk = call->zk;
     call->step = step;
+    if (!zk->connected && !zk->begun) {
+        call->waits = true;
+        return;
+    }
     if (!zk->connected || ++call->steps > MAX_STEPS) {
         queue_answer(call, zk->connected ? ZOPERATIONTIMEOUT : ZCONNECTIONLOSS);
         return;
@@ -362,9 +369,26 @@ static void request(call_t *call, step_t step) {
     if (rc != ZOK) queue_answer(call, rc);
 }
 
+/* The first connection stands, or should: whoever calls right after the start needn't try again. */
+static void begin_calls(osync__zk_t *zk) {
+    call_t *call, *next;
+    zk->begun = true;
+    uv_timer_stop(&zk->patience);
+    DL_FOREACH_SAFE2(zk->open, call, next, newer) {
+        if (!call->waits) continue;
+        call->waits = false;
+        request(call, call->step);
+    }
+}
+
+static void on_patience(uv_timer_t *timer) {
+    begin_calls(timer->data);
+}
+
 static void set_connected(osync__zk_t *zk, bool connected) {
     if (zk->connected == connected) return;
     zk->connected = connected;
+    if (!zk->begun) begin_calls(zk);
     if (!zk->closing && zk->on_session) zk->on_session(zk->arg, connected);
 }
 
@@ -526,6 +550,7 @@ static void on_pool_closed(void *arg) {
     osync__zk_t *zk = arg;
     uv_close((uv_handle_t *)&zk->async, on_uv_closed);
     uv_close((uv_handle_t *)&zk->timer, on_uv_closed);
+    uv_close((uv_handle_t *)&zk->patience, on_uv_closed);
 }
 
 static void go_on_closing(osync__zk_t *zk) {
@@ -545,6 +570,7 @@ void osync__zk_close(osync__zk_t *zk, void (*cb)(void *arg), void *arg) {
     zk->closed = cb;
     zk->closed_arg = arg;
     uv_timer_stop(&zk->timer);
+    begin_calls(zk);
     if (zk->busy) return; /* the end of the job goes on */
     if (zk->session)
         begin_close(zk);
@@ -584,8 +610,10 @@ int osync__zk_new(uv_loop_t *loop, const osync__zk_config_t *config, osync__zk_t
         goto fail;
     }
     uv_timer_init(loop, &zk->timer);
-    zk->async.data = zk->timer.data = zk;
-    zk->open_handles = 2;
+    uv_timer_init(loop, &zk->patience);
+    zk->async.data = zk->timer.data = zk->patience.data = zk;
+    zk->open_handles = 3;
+    uv_timer_start(&zk->patience, on_patience, config->session_timeout_ms, 0);
     begin_open(zk);
     *out = zk;
     return 0;

@@ -32,8 +32,9 @@ int osync__zk_new(uv_loop_t *loop, const osync__zk_config_t *config, osync__zk_t
 bool osync__zk_connected(const osync__zk_t *zk);
 
 /* Each: non-zero return means that the callback is never called; else exactly once, on the loop's thread, never from
- * inside the call. Without a connection the callback comes with OSYNC_ECONN. OSYNC_ENOENT: no such node; OSYNC_EEXIST:
- * it exists. */
+ * inside the call. Before the first connection a
+ * call waits for it, for a session timeout at most; later, without a connection, the callback comes with OSYNC_ECONN.
+ * OSYNC_ENOENT: no such node; OSYNC_EEXIST: it exists. */
 int osync__zk_get(osync__zk_t *zk, const char *path, osync__zk_get_cb cb, void *arg);
 int osync__zk_list(osync__zk_t *zk, const char *path, osync__zk_list_cb cb, void *arg);
 /* Makes missing parents (persistent, empty). */

@@ -3,29 +3,27 @@ ports of 127.0.0.1, with everything they write below one folder. It is not a clu
 replication 1.
 
 As a module: `with Hdfs(folder) as h:`, then h.conf_dir is a HADOOP_CONF_DIR for the client under test, and h.list,
-h.read and h.write look at the result independently of it. As a command: `hdfs.py fetch` gets the jars, `hdfs.py start
-DIR` starts one and prints its configuration folder, `hdfs.py stop DIR` ends it.
+h.read and h.write look at the result independently of it. As a command: `hdfs.py start DIR` starts one and prints
+its configuration folder, `hdfs.py stop DIR` ends it.
 """
 
 import atexit
-import hashlib
 import http.client
 import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.parse
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-POM = Path(__file__).resolve().parent / "hdfs-pom.xml"
+import jars
+
 START_SECONDS = 90  # until the first CREATE works; a few seconds on an idle machine
 JAVA = [
     "java",
@@ -50,34 +48,6 @@ class HdfsError(Exception):
     def __init__(self, status, text):
         super().__init__(f"HTTP {status}: {text[:500]}")
         self.status = status
-
-
-def fetch_jars():
-    """The folder of jars, downloaded once. It appears by rename, so one that exists is complete."""
-    pom = POM.read_bytes()
-    version = re.search(rb"<hadoop.version>(.*?)</hadoop.version>", pom).group(1).decode()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "libosync"
-    # The list's own hash is part of the name: a changed list must not find the jars of the former one.
-    target = cache / f"hadoop-{version}-{hashlib.sha256(pom).hexdigest()[:8]}"
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix="hadoop-", dir=cache))
-    try:
-        subprocess.run(
-            ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy", f"-DoutputDirectory={tmp / 'lib'}"],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-        )
-        try:
-            (tmp / "lib").rename(target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster, which is as good
-                raise
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-    return target
 
 
 def free_ports(n):
@@ -133,7 +103,7 @@ class Hdfs:
         if self._s and any(self._alive(who) for who in self._s["pids"]):
             raise RuntimeError(f"an HDFS is already running in {self.dir}")
         (self.dir / "logs").mkdir(parents=True, exist_ok=True)
-        self._s = {"ports": free_ports(5), "pids": {}, "jars": str(fetch_jars())}
+        self._s = {"ports": free_ports(5), "pids": {}, "jars": str(jars.fetch("hadoop"))}
         self._write_conf()
         if not detached:
             atexit.register(self.stop)
@@ -377,14 +347,12 @@ class Hdfs:
 
 
 def main(argv):
-    if argv[1:] == ["fetch"]:
-        print(fetch_jars())
-    elif len(argv) == 3 and argv[1] == "start":
+    if len(argv) == 3 and argv[1] == "start":
         print(Hdfs(argv[2]).start(detached=True).conf_dir)
     elif len(argv) == 3 and argv[1] == "stop":
         Hdfs(argv[2]).stop()
     else:
-        print("usage: hdfs.py fetch | start DIR | stop DIR", file=sys.stderr)
+        print("usage: hdfs.py start DIR | stop DIR", file=sys.stderr)
         return 2
     return 0
 

@@ -221,8 +221,9 @@ class Tablet:
     def add_column(self, tid, name, kind):
         self.call("AddColumn", tid=tid, column=column(name, kind))
 
-    def snapshot(self, tid, pid=None, offset_skew=None):
-        self.call("MakeSnapshot", tid=tid, pid=pid, offset_skew=offset_skew)
+    def snapshot(self, tid, pid=None, offset_skew=None, compression=None):
+        """compression: of a memory table's: zlib, snappy; None: none"""
+        self.call("MakeSnapshot", tid=tid, pid=pid, offset_skew=offset_skew, compression=compression)
 
     def roll(self, tid, pid=None):
         self.call("Roll", tid=tid, pid=pid)

@@ -13,6 +13,7 @@ import pathlib
 import queue
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import traceback
@@ -476,6 +477,33 @@ def way_over_budget(r):
     r.end()
 
 
+def way_given_back(r):
+    """The task goes to OpenMLDB's SyncTool, and comes back before that has done anything."""
+    s, state = r.s, r.s.folder / "state"
+    back = s.folder / unique("back")
+    r.create()
+    s.wait_all_rows(r.table.name, r.table.rows)
+    with s.away():
+        s.kill("syncd", how=signal.SIGTERM)
+        r.arm()
+        while (state / "checkpoint.db").exists():
+            command = [s.build / "daemons/osync-syncd", "-c", s.folder / "synctool.properties"]
+            run = subprocess.run(
+                [*command, "--export-progress", back],
+                env={**os.environ, **s.env["syncd"]},
+                capture_output=True,
+                check=False,
+                timeout=60,
+            )
+            assert run.returncode in (0, -signal.SIGKILL), run.stderr
+            s.deaths["syncd"] += run.returncode != 0
+        r.clean()  # what the former task had there
+        (back / str(r.table.tid)).rename(state / str(r.table.tid))
+    r.table.put()
+    s.patiently("the rows", lambda: len(s.ids(r.dest)) >= r.table.rows or None)
+    r.end()
+
+
 WAYS = [
     way_job,
     way_collector_starts,
@@ -663,6 +691,11 @@ def test_killed_over_budget(fault_build, tmp_path, zookeeper, hdfs, tally, numbe
     make = systems(fault_build, tmp_path, zookeeper, hdfs, collector={"max_pinned_bytes": 100_000})
     with Workers(make, 1) as workers:
         kill_everywhere(workers, [way_over_budget], tally, 2, numbers, lambda p: p not in tally.killed)
+
+
+def test_killed_at_the_hand_over(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs), 1) as workers:
+        kill_everywhere(workers, [way_given_back], tally, 2, numbers, lambda p: p not in tally.killed)
 
 
 def test_killed_and_without_power(fault_build, tmp_path, zookeeper, tally, numbers):

@@ -189,7 +189,7 @@ def test_refusals(local):
     s.make_table(1, "t")
     s.make_table(2, "m", storage_mode="kMemory")
     s.start()
-    assert "only SSD and HDD are supported" in s.helper("create", "-t", "db.m", "-m", "0", "-d", s.dest("m"), status=1)
+    assert "--db_root_path must name" in s.helper("create", "-t", "db.m", "-m", "0", "-d", s.dest("m"), status=1)
     assert "db.nosuch" in s.helper("create", "-t", "db.nosuch", "-m", "0", "-d", s.dest("x"), status=1)  # defect 45
     assert "-1" in s.helper("create", "-t", "db.t", "-m", "0", "-d", "relative/path", status=1)
     assert "-1" in s.helper("create", "-t", "db.t", "-m", "0", "-d", "file:///a/../etc", status=1)

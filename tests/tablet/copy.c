@@ -145,7 +145,7 @@ void copy_serve_snapshot(osync__rpc_call_t *call, partition_t *p) {
     osync_error_t err = {0};
     char name[256], folder[4096];
     int rc = check(p, &err);
-    if (rc == 0) rc = partition_snapshot(p, 0, &err);
+    if (rc == 0) rc = partition_snapshot(p, 0, NULL, &err);
     if (rc == 0) rc = partition_snapshot_name(p, name, sizeof name, &err);
     if (rc == 0) {
         snprintf(folder, sizeof folder, "%s/snapshot/%s", p->dir, name);

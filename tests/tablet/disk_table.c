@@ -16,6 +16,7 @@
 #include "base/sys.h"
 #include "format/row.h"
 #include "format/snapshot.h"
+#include "memory_snapshot.h"
 
 enum {
     BLOCK_SIZE = 256 * 1024,
@@ -272,16 +273,12 @@ static void note_id(disk_table_t *t, const osync__row_t *row) {
     if (id >= 0 && (uint64_t)id >= t->next_id) t->next_id = (uint64_t)id + 1;
 }
 
-static int replay_put(partition_t *p, const Openmldb__Api__LogEntry *e, osync_error_t *err) {
-    const disk_table_t *t = p->table;
+int disk_table_entry_ts(disk_table_t *t, const Openmldb__Api__LogEntry *e, uint64_t *ts, osync_error_t *err) {
     osync__buf_t scratch = {0};
     const uint8_t *bytes;
     size_t len;
     osync__row_t row;
-    uint64_t *ts = calloc(t->n_indexes, sizeof *ts);
-    int rc = ts ? 0 : OSYNC_ENOMEM;
-    if (rc == 0)
-        rc = osync__row_uncompress(t->schema, e->value.data, e->value.len, MAX_ROW, &scratch, &bytes, &len, err);
+    int rc = osync__row_uncompress(t->schema, e->value.data, e->value.len, MAX_ROW, &scratch, &bytes, &len, err);
     if (rc == 0) rc = osync__row_open(&row, t->schema, bytes, len, err);
     for (size_t i = 0; rc == 0 && i < e->n_dimensions; i++) {
         uint32_t idx = e->dimensions[i]->idx;
@@ -292,10 +289,16 @@ static int replay_put(partition_t *p, const Openmldb__Api__LogEntry *e, osync_er
         int column = t->indexes[idx].ts_column;
         ts[idx] = column < 0 ? e->ts : (uint64_t)osync__row_int(&row, (size_t)column, t->schema->columns[column].type);
     }
-    if (rc == 0) note_id(p->table, &row);
+    if (rc == 0) note_id(t, &row);
+    osync__buf_free(&scratch);
+    return rc;
+}
+
+static int replay_put(partition_t *p, const Openmldb__Api__LogEntry *e, osync_error_t *err) {
+    uint64_t *ts = calloc(p->table->n_indexes, sizeof *ts);
+    int rc = ts ? disk_table_entry_ts(p->table, e, ts, err) : OSYNC_ENOMEM;
     if (rc == 0) rc = apply_put(p, e, ts, err);
     free(ts);
-    osync__buf_free(&scratch);
     return rc;
 }
 
@@ -739,7 +742,30 @@ int partition_snapshot_name(const partition_t *p, char *out, size_t size, osync_
     return rc;
 }
 
-int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err) {
+static bool is_memory(const partition_t *p) {
+    return p->table->meta->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory;
+}
+
+/* As partition_snapshot; the offset is the log's own. */
+static int memory_snapshot(partition_t *p, const char *folder, const char *minute, const char *before,
+                           const char *compression, osync_error_t *err) {
+    char name[128], old[4096];
+    uint64_t count = 0;
+    /* OpenMLDB appends the suffix twice. */
+    if (compression)
+        snprintf(name, sizeof name, "%s.sdb.%s.%s", minute, compression, compression);
+    else
+        snprintf(name, sizeof name, "%s.sdb", minute);
+    int rc = memory_snapshot_write(p, folder, before, name, &count, err);
+    if (rc == 0) rc = write_manifest(p, folder, p->last.index, name, count, err);
+    if (rc) return rc;
+    p->snapshot_offset = p->last.index;
+    snprintf(old, sizeof old, "%s/%s", folder, before);
+    if (before[0] && strcmp(before, name) != 0 && unlink(old)) return osync__err_errno(err, errno, "unlink %s", old);
+    return 0;
+}
+
+int partition_snapshot(partition_t *p, int64_t offset_skew, const char *compression, osync_error_t *err) {
     char folder[3000], name[64], before[256], final[4096], tmp[3900], bak[4096], old[4096], *text = NULL;
     time_t now = (time_t)(tablet_clock_ms(&p->table->clock) / 1000);
     struct tm local;
@@ -752,6 +778,7 @@ int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err) 
     snprintf(bak, sizeof bak, "%s/%s.bak", folder, name);
     int rc = disk_table_flush(p->table, err);
     if (rc == 0) rc = partition_snapshot_name(p, before, sizeof before, err);
+    if (rc == 0 && is_memory(p)) return memory_snapshot(p, folder, name, before, compression, err);
     if (rc == 0) rc = osync__rmtree(tmp, err);
     if (rc) return rc;
     rocksdb_property_int_cf(p->db, p->cfs[0], "rocksdb.estimate-num-keys", &count);
@@ -866,6 +893,7 @@ static int copy_folder(const char *from, const char *to, osync_error_t *err) {
 int partition_replace(partition_t *p, const char *from, const char *name, const entry_id_t *last, osync_error_t *err) {
     char copy[3900], folder[4096], text[128];
     uint64_t max_bytes = p->log.max_bytes;
+    if (is_memory(p)) return osync__err(err, OSYNC_ENOTSUP, "memory tables are copied by their log alone here");
     /* First all that is to come, beside what is there: the leader may throw its snapshot away meanwhile. */
     snprintf(copy, sizeof copy, "%s.copy", p->dir);
     int rc = osync__rmtree(copy, err);

@@ -1,4 +1,6 @@
-/* One disk table of the test TabletServer: for each partition a RocksDB, a binlog and snapshots, in OpenMLDB's layout.
+/* One table of the test TabletServer: for each partition a RocksDB, a binlog and snapshots, in OpenMLDB's layout. A
+ * memory table has a RocksDB too, which OpenMLDB's hasn't and nobody reads; its snapshots are made by
+ * memory_snapshot.h.
  *
  * A partition is led here, and takes puts, or is a copy that gets its leader's entries.
  *
@@ -94,7 +96,11 @@ int disk_table_add_column(disk_table_t *table, const Openmldb__Common__ColumnDes
 int disk_table_version(const disk_table_t *table);
 size_t disk_table_version_columns(const disk_table_t *table, int version);
 
-int partition_snapshot(partition_t *p, int64_t offset_skew, osync_error_t *err);
+/* The ts of each index that the entry, a put, has a dimension of. */
+int disk_table_entry_ts(disk_table_t *table, const Openmldb__Api__LogEntry *e, uint64_t *ts, osync_error_t *err);
+
+/* compression: of a memory table's snapshot: "zlib" or "snappy"; NULL: none. */
+int partition_snapshot(partition_t *p, int64_t offset_skew, const char *compression, osync_error_t *err);
 /* The snapshot's folder; "" if there is none. */
 int partition_snapshot_name(const partition_t *p, char *out, size_t size, osync_error_t *err);
 

@@ -465,25 +465,28 @@ static void add_column(osync__rpc_call_t *call, void *arg) {
         publish(t, table, call, false, (info_change_t){0});
 }
 
-static int do_snapshot(partition_t *p, int64_t skew, osync_error_t *err) {
-    return partition_snapshot(p, skew, err);
+typedef Osync__Test__PartitionRequest partition_request_t;
+
+static int do_snapshot(partition_t *p, const partition_request_t *q, osync_error_t *err) {
+    return partition_snapshot(p, q->offset_skew, q->compression, err);
 }
-static int do_roll(partition_t *p, int64_t skew, osync_error_t *err) {
+static int do_roll(partition_t *p, const partition_request_t *q, osync_error_t *err) {
     return log_writer_roll(&p->log, err);
 }
-static int do_purge(partition_t *p, int64_t skew, osync_error_t *err) {
+static int do_purge(partition_t *p, const partition_request_t *q, osync_error_t *err) {
     return log_writer_purge(&p->log, p->snapshot_offset, err);
 }
 
-static void for_partitions(osync__rpc_call_t *call, tablet_t *t, int (*act)(partition_t *, int64_t, osync_error_t *)) {
-    const Osync__Test__PartitionRequest *q = (const void *)osync__rpc_request(call);
+static void for_partitions(osync__rpc_call_t *call, tablet_t *t,
+                           int (*act)(partition_t *, const partition_request_t *, osync_error_t *)) {
+    const partition_request_t *q = (const void *)osync__rpc_request(call);
     osync_error_t err = {0};
     disk_table_t *table = find_table(t, q->tid);
     int rc = table ? 0 : no_table(&err, q->tid);
     if (rc == 0 && q->has_pid && q->pid >= table->n_partitions)
         rc = osync__err(&err, OSYNC_ENOENT, "table %u has no partition %u", q->tid, q->pid);
     for (size_t i = 0; rc == 0 && i < table->n_partitions; i++)
-        if (!q->has_pid || q->pid == i) rc = act(&table->partitions[i], q->offset_skew, &err);
+        if (!q->has_pid || q->pid == i) rc = act(&table->partitions[i], q, &err);
     reply(call, rc, &err);
 }
 

@@ -510,8 +510,8 @@ static void hold_ok(world_t *w, hold_out_t h) {
     if (w->code) fail_msg("HoldLog: %s", w->msg);
 }
 
-/* What must come out: all rows that the reader gives. */
-static void expect_rows(world_t *w, osync__buf_t *rows, uint64_t start_ts) {
+/* All rows that the reader gives; `from`: the puts from that log entry on. */
+static void expect_from(world_t *w, osync__buf_t *rows, uint64_t start_ts, uint64_t from) {
     osync_table_t *table = NULL;
     osync_reader_t *reader = NULL;
     osync_reader_row_t row;
@@ -537,6 +537,8 @@ static void expect_rows(world_t *w, osync__buf_t *rows, uint64_t start_ts) {
     c.snapshot_dir = name[0] ? snapshot : NULL;
     c.snapshot_name = name;
     c.start_ts = start_ts;
+    c.phase = from > 0 ? OSYNC_PHASE_BINLOG : OSYNC_PHASE_ALL;
+    c.from = from;
     if (osync_reader_open(&reader, table, &c, &err)) fail_msg("%s", err.message);
     int rc;
     while ((rc = osync_reader_next(reader, &row, &err)) == 0)
@@ -546,6 +548,11 @@ static void expect_rows(world_t *w, osync__buf_t *rows, uint64_t start_ts) {
     osync_table_free(table);
     osync__buf_free(&meta);
     assert_true(rows->len > 0);
+}
+
+/* What must come out. */
+static void expect_rows(world_t *w, osync__buf_t *rows, uint64_t start_ts) {
+    expect_from(w, rows, start_ts, 0);
 }
 
 static void assert_complete(world_t *w) {
@@ -880,7 +887,7 @@ static void refused_tables(void **state) {
     add(w, (hand_out_t){0});
     assert_int_equal(w->code, -1);
     assert_memory_equal(w->msg, "table status is not valid: ", 27);
-    assert_non_null(strstr(w->msg, "memory table can't be synced"));
+    assert_non_null(strstr(w->msg, "--db_root_path must name"));
     w->memory_table = false;
     w->tablet_refuses = true;
     add(w, (hand_out_t){0});
@@ -1115,6 +1122,112 @@ static void original_scheduler_commits_by_answering(void **state) {
     RUN_UNTIL(w, !exists(fmt("%s/binlog/00000004.log", folder(w))));
     assert_true(exists(fmt("%s/binlog/00000005.log", folder(w))));
     assert_false(exists(fmt("%s/snapshot", folder(w))));
+}
+
+/* ---- folders of the original's collector ---- */
+
+/* As the original leaves it: a task.progress without our additions, and links that weren't made in one step. */
+static void put_original(world_t *w, const osync__buf_t *point) {
+    osync_error_t err = {0};
+    osync__buf_t b = {0};
+    char token[] = "token", dest[] = "/dest";
+    Openmldb__Datasync__AddSyncTaskRequest r = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
+    r.has_tid = r.has_pid = r.has_mode = 1;
+    r.tid = w->tid;
+    r.mode = OPENMLDB__DATASYNC__SYNC_MODE__kFull;
+    r.sync_point = openmldb__datasync__sync_point__unpack(NULL, point->len, point->data);
+    r.tablet_endpoint = r.des_endpoint = w->endpoint;
+    r.token = token;
+    r.dest = dest;
+    assert_int_equal(osync__buf_reserve(&b, openmldb__datasync__add_sync_task_request__get_packed_size(&r)), 0);
+    b.len = openmldb__datasync__add_sync_task_request__pack(&r, b.data);
+    shell(fmt("mkdir -p %s/snapshot/data %s/binlog", folder(w), folder(w)));
+    shell(fmt("ln %s/snapshot/MANIFEST %s/snapshot/; ln %s/binlog/*.log %s/binlog/", w->source, folder(w), w->source,
+              folder(w)));
+    shell(fmt("ln %s/snapshot/2*/* %s/snapshot/data/", w->source, folder(w)));
+    if (osync__write_file(fmt("%s/task.progress", folder(w)), b.data, b.len, &err)) fail_msg("%s", err.message);
+    openmldb__datasync__sync_point__free_unpacked(r.sync_point, NULL);
+    osync__buf_free(&b);
+}
+
+static void point_of_the_original(osync__buf_t *out, const char *pk, uint64_t ts) {
+    point_t p = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
+    p.has_pk = p.has_ts = pk != NULL;
+    p.pk = (ProtobufCBinaryData){pk ? strlen(pk) : 0, (uint8_t *)(uintptr_t)pk};
+    p.ts = ts;
+    pack_point(out, &p);
+}
+
+static void folder_of_the_original_that_is_half_linked(void **state) {
+    world_t *w = *state;
+    osync__buf_t point = {0};
+    point_of_the_original(&point, NULL, 0);
+    put_original(w, &point);
+    shell(fmt("rm %s/snapshot/data/*.sst", folder(w))); /* it was killed there */
+    start_collector(w);
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+    osync__buf_free(&point);
+}
+
+/* What is before the point was sent, up to MANIFEST's offset. */
+static void traverse_of_the_original_goes_on(void **state) {
+    world_t *w = *state;
+    osync__buf_t point = {0}, logged = {0};
+    unsigned long long offset = 0;
+    FILE *f = fopen(fmt("%s/snapshot/MANIFEST", w->source), "r");
+    for (char line[256]; fgets(line, sizeof line, f);) (void)sscanf(line, "offset: %llu", &offset);
+    fclose(f);
+    assert_true(offset > 0);
+    expect_from(w, &logged, 0, offset + 1);
+    point_of_the_original(&point, "\xff\xff\xff", 0); /* all of it */
+    put_original(w, &point);
+    copy(&w->end, &point);
+    shell(fmt("rm -rf %s/snapshot/*", w->source)); /* the tablet has another one by now */
+    start_collector(w);
+    RUN_UNTIL(w, w->finished);
+    assert_int_equal(w->rows.len, logged.len);
+    assert_memory_equal(w->rows.data, logged.data, logged.len);
+    osync__buf_free(&point);
+    osync__buf_free(&logged);
+}
+
+static void traverse_of_the_original_needs_its_links(void **state) {
+    world_t *w = *state;
+    osync__buf_t point = {0};
+    point_of_the_original(&point, "a", 5);
+    start_collector(w);
+    add(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    assert_int_equal(w->code, -1);
+    assert_non_null(strstr(w->msg, "only the links in its own folder are of that snapshot"));
+    RUN_UNTIL(w, !exists(folder(w)));
+    stop_collector(w);
+    /* Nor are those of a task of ours. */
+    w->script = as_ours;
+    w->config.max_pack_size = 300;
+    w->most = 1;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a", .mode = 2});
+    RUN_UNTIL(w, w->taken == 1);
+    add(w, (hand_out_t){.token = "b", .mode = 2, .point = &point});
+    assert_int_equal(w->code, -1);
+    osync__buf_free(&point);
+}
+
+/* A collector of the original that had the task before has not kept `osync`. */
+static void what_the_answers_say_of_the_scheduler_counts(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 500;
+    w->script = as_ours;
+    start_collector(w);
+    point_of_the_original(&w->committed, NULL, 0);
+    add_ok(w, (hand_out_t){.mode = 2, .original = true});
+    run_until_complete(w);
+    run_for(w, 300);
+    assert_true(exists(fmt("%s/binlog/00000000.log", folder(w)))); /* taken isn't committed */
+    commit(w);
+    RUN_UNTIL(w, !exists(fmt("%s/binlog/00000004.log", folder(w))));
+    assert_complete(w);
 }
 
 /* ---- links ---- */
@@ -1796,6 +1909,10 @@ int main(void) {
         T(stored_task_waits_for_its_tablet),
         T(test_defect_17_unreadable_progress),
         T(original_scheduler_commits_by_answering),
+        T(folder_of_the_original_that_is_half_linked),
+        T(traverse_of_the_original_goes_on),
+        T(traverse_of_the_original_needs_its_links),
+        T(what_the_answers_say_of_the_scheduler_counts),
         T(release_follows_the_commit),
         T(new_files_are_linked_while_rows_wait),
         T(new_files_are_linked_after_a_failure),

@@ -216,6 +216,36 @@ static void same_minute_replacement(void **state) {
     assert_true(linked(fmt("%s/MANIFEST", w->snapshot), fmt("%s/snapshot/MANIFEST", w->dir)));
 }
 
+/* As the tablet does it for a memory table: the file, then MANIFEST by rename, then the file before it goes. */
+static void make_sdb(world_t *w, const char *name, const char *before) {
+    put_file(fmt("%s/%s.tmp", w->snapshot, name), name);
+    assert_int_equal(rename(fmt("%s/%s.tmp", w->snapshot, name), fmt("%s/%s", w->snapshot, name)), 0);
+    put_file(fmt("%s/MANIFEST.tmp", w->snapshot), fmt("offset: 7\nname: \"%s\"\ncount: 5\nterm: 1\n", name));
+    assert_int_equal(rename(fmt("%s/MANIFEST.tmp", w->snapshot), fmt("%s/MANIFEST", w->snapshot)), 0);
+    if (before) unlink(fmt("%s/%s", w->snapshot, before));
+}
+
+static void replace_sdb(void *arg) {
+    world_t *w = arg;
+    if (w->made++ == 0) make_sdb(w, "202611230202.sdb.zlib.zlib", "202611230101.sdb");
+}
+
+static void sdb_of_a_memory_table(void **state) {
+    world_t *w = *state;
+    osync__manifest_t m;
+    make_sdb(w, "202611230101.sdb", NULL);
+    w->links.hook = replace_sdb;
+    w->links.hook_arg = w;
+    all(w);
+    assert_true(linked(fmt("%s/202611230202.sdb.zlib.zlib", w->snapshot),
+                       fmt("%s/snapshot/data/202611230202.sdb.zlib.zlib", w->dir)));
+    assert_false(exists(fmt("%s/snapshot/data/202611230101.sdb", w->dir)));
+    assert_int_equal(osync__links_manifest(&w->links, &m, NULL), 0);
+    assert_string_equal(m.name, "202611230202.sdb.zlib.zlib");
+    assert_int_equal(m.offset, 7);
+    assert_int_equal(m.count, 5);
+}
+
 static void replace_always(void *arg) {
     world_t *w = arg;
     osync__rmtree(fmt("%s/20261123%04d", w->snapshot, w->made++), NULL);
@@ -333,6 +363,11 @@ static void purged_files_stay_linked(void **state) {
     unlink(fmt("%s/00000000.log", w->binlog));
     all(w);
     assert_true(exists(fmt("%s/binlog/00000000.log", w->dir)));
+    assert_int_equal(w->links.pinned, 3);
+    /* Another collector of the machine has a link too: the tablet hasn't, all the same. */
+    assert_int_equal(link(fmt("%s/binlog/00000000.log", w->dir), fmt("%s/others", w->top)), 0);
+    all(w);
+    assert_int_equal(w->links.pinned, 3);
 }
 
 /* Six files as OpenMLDB wrote them. */
@@ -524,6 +559,7 @@ int main(void) {
         T(test_defect_61_replaced_while_linking),
         T(half_deleted_is_not_taken),
         T(same_minute_replacement),
+        T(sdb_of_a_memory_table),
         T(endless_replacement_is_given_up),
         T(racing_replacements),
         T(empty_file_is_linked),

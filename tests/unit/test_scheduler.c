@@ -1079,6 +1079,12 @@ static void an_original_collector_is_told_done_only_about_committed_rows(void **
     r = send_pack(e, (pack_t){.tid = 5, .start = 12345, .next = 12345, .original = true});
     assert_int_equal(r.code, 0);
     expect_rows(e, "t1", 3);
+    restart(e); /* between commit and answer */
+    r = send_pack(e, p);
+    assert_true(r.code == 0 && !r.delete_task);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 0, .next = 12346, .rows = 1, .count = -1, .original = true});
+    assert_true(r.code == -1 && r.delete_task);
+    expect_rows(e, "t1", 3);
     end_env(e);
 }
 
@@ -1226,11 +1232,11 @@ static void create_says_why_not(void **state) {
     env_t *e = new_env(NEVER);
     char dest[128];
     snprintf(dest, sizeof dest, "file://%s/out/x", e->dir);
-    e->tables[2] = (table_t){.tid = 7, .name = "mem", .partitions = 1, .mode = 1, .leader = "127.0.0.1:9999"};
+    e->tables[2] = (table_t){.tid = 7, .name = "mem", .partitions = 1, .mode = 0, .leader = "127.0.0.1:9999"};
     e->tables[3] = (table_t){.tid = 8, .name = "far", .partitions = 1, .mode = 2, .leader = "127.0.0.9:9999"};
     assert_string_equal(create(e, "nosuch", 0, dest).msg, "table db1.nosuch doesn't exist"); /* 45 */
     assert_string_equal(create(e, "mem", 0, dest).msg,
-                        "java.lang.IllegalArgumentException: only SSD and HDD are supported");
+                        "the table's storage mode in ZooKeeper is kUnknown: only kMemory, kSSD and kHDD are known");
     assert_string_equal(create(e, "t1", -1, dest).msg, "java.lang.IllegalStateException: mode is required");
     assert_string_equal(create(e, "far", 0, dest).msg,
                         "java.lang.RuntimeException: can't find living data collector in host: 127.0.0.9");
@@ -1276,6 +1282,21 @@ static void defects_38_46_a_refused_create_is_taken_back_whole(void **state) {
     assert_null(e->s->tasks);
     e->collectors[0].code = 0;
     create_ok(e, "t2", 0);
+    end_env(e);
+}
+
+/* Whether it can be read, its collector says: OpenMLDB's own can't. */
+static void a_memory_table_is_handed_out_like_any(void **state) {
+    env_t *e = new_env(NEVER);
+    char dest[128];
+    snprintf(dest, sizeof dest, "file://%s/out/mem", e->dir);
+    e->tables[2] = (table_t){.tid = 7, .name = "mem", .partitions = 1, .mode = 1, .leader = "127.0.0.1:9999"};
+    e->collectors[0].code = -1;
+    assert_string_equal(create(e, "mem", 0, dest).msg,
+                        "java.lang.RuntimeException: add sync task failed, code: -1, msg: refused by stub");
+    assert_int_equal(status(e, false).n, 0);
+    e->collectors[0].code = 0;
+    create_ok(e, "mem", 2);
     end_env(e);
 }
 
@@ -2123,12 +2144,473 @@ static void followers_hold_the_log(void **state) {
     snprintf(text, sizeof text, "log held by %s: entries 11 to 22", e->collectors[1].endpoint);
     assert_non_null(strstr(x->answer, text));
     free(x);
-    e->tables[0].follower = NULL; /* it is gone */
+    e->tables[0].follower = NULL; /* it is gone; but the leader is on that machine too */
+    WAIT(e, strcmp(last_hold(e, 1)->tablet, "127.0.0.1:9999") == 0);
+    e->tables[0].leader = "127.0.0.9:9999"; /* on none that has a collector */
     WAIT(e, last_hold(e, 1)->release);
     e->tables[0].follower = "127.0.0.1:7777";
     WAIT(e, !last_hold(e, 1)->release);
     assert_int_equal(delete_task(e, "t1").code, 0);
     WAIT(e, last_hold(e, 1)->release);
+    end_env(e);
+}
+
+static bool holds_at(env_t *e, int collector, uint32_t tid) {
+    osync__task_t *t = NULL;
+    HASH_FIND(hh, e->s->tasks, &tid, sizeof tid, t);
+    const osync__hold_t *h = t ? osync__sched_hold_of(&t->subs[0], e->collectors[collector].endpoint) : NULL;
+    return h && h->last_entry > 0;
+}
+
+/* Until the condition holds, the collector that has the partition shows that it lives. */
+#define ALIVE_UNTIL(e, condition)                                                                                      \
+    for (uint64_t until_ = osync__mono_ms() + WAIT_MS; !(condition); run_for(e, 5)) {                                  \
+        send_pack(e, (pack_t){.tid = 5, .start = 4, .next = 4});                                                       \
+        if (osync__mono_ms() > until_) fail_msg("waited too long for: %s", #condition);                                \
+    }
+
+static void a_standby_holds_the_log_and_takes_over(void **state) {
+    env_t *e = new_env_that_commits(100);
+    e->s->hold_period_ms = 30;
+    create_ok(e, "t1", 2);
+    commit(e, 5, 0, 0, 4, 0, 4);
+    e->collectors[1].registered = true;
+    ALIVE_UNTIL(e, holds_at(e, 1, 5));
+    assert_string_equal(last_hold(e, 1)->tablet, "127.0.0.1:9999");
+    assert_null(last_hold(e, 0));
+    size_t n = e->n_holds;
+    e->collectors[1].registered = false; /* its session is lost for a moment */
+    ALIVE_UNTIL(e, !holds_at(e, 1, 5));
+    e->collectors[1].registered = true;
+    ALIVE_UNTIL(e, holds_at(e, 1, 5));
+    for (size_t i = n; i < e->n_holds; i++) assert_false(e->holds[i].release); /* it keeps its links meanwhile */
+    WAIT(e, last_add(e, 5, 0)->collector == 1);                                /* now it is silent */
+    assert_int_equal(last_add(e, 5, 0)->point, 4);
+    send_pack(e, (pack_t){.tid = 5, .start = 4, .next = 4});
+    ALIVE_UNTIL(e, holds_at(e, 0, 5));      /* the former one stands by */
+    assert_false(last_hold(e, 1)->release); /* the hold has become the task */
+    end_env(e);
+}
+
+static json_t *collectors_of(env_t *e) {
+    http_t *x = http(e, "GET /openmldb.datasync.SyncTool/Collectors HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    json_t *list = json_loads(strstr(x->answer, "\r\n\r\n") + 4, 0, NULL);
+    assert_non_null(list);
+    free(x);
+    return list;
+}
+
+static json_t *collector_of(env_t *e, json_t *list, int collector) {
+    json_t *all = json_object_get(list, "collectors");
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        json_t *x = json_array_get(all, i);
+        if (!strcmp(json_string_value(json_object_get(x, "endpoint")), e->collectors[collector].endpoint)) return x;
+    }
+    return NULL;
+}
+
+static bool is_text(json_t *object, const char *key, const char *expected) {
+    const char *text = json_string_value(json_object_get(object, key));
+    return expected ? text && !strcmp(text, expected) : !text;
+}
+
+static uint64_t seen_of(json_t *object) {
+    const char *text = json_string_value(json_object_get(object, "lastSeen"));
+    return text ? strtoull(text, NULL, 10) : 0;
+}
+
+static void the_list_of_collectors(void **state) {
+    uint64_t begin = osync__wall_ms();
+    env_t *e = new_env(NEVER);
+    e->collectors[2].registered = true; /* doesn't know HoldLog */
+    json_t *list = collectors_of(e);
+    assert_int_equal(json_array_size(json_object_get(list, "collectors")), 2);
+    json_t *x = collector_of(e, list, 0);
+    assert_true(is_text(x, "host", "127.0.0.1") && is_text(x, "kind", "osync"));
+    assert_true(json_is_true(json_object_get(x, "registered")) && !json_object_get(x, "tasks"));
+    assert_in_range(seen_of(x), begin, osync__wall_ms()); /* it was asked */
+    assert_true(is_text(collector_of(e, list, 2), "kind", "original"));
+    json_decref(list);
+    e->collectors[2].registered = false;
+    create_ok(e, "t2", 2);
+    e->collectors[0].registered = false;
+    list = collectors_of(e);
+    assert_int_equal(json_array_size(json_object_get(list, "collectors")), 2);
+    x = collector_of(e, list, 2); /* it was heard of */
+    assert_true(json_is_false(json_object_get(x, "registered")) && !json_object_get(x, "tasks") && seen_of(x) > 0);
+    x = collector_of(e, list, 0);
+    assert_true(json_is_false(json_object_get(x, "registered")));
+    json_t *tasks = json_object_get(x, "tasks");
+    assert_int_equal(json_array_size(tasks), 2);
+    assert_string_equal(json_string_value(json_array_get(tasks, 0)), "6-0");
+    assert_string_equal(json_string_value(json_array_get(tasks, 1)), "6-1");
+    json_decref(list);
+    e->away = true; /* ZooKeeper */
+    list = collectors_of(e);
+    assert_true(json_integer_value(json_object_get(json_object_get(list, "response"), "code")) == -1);
+    assert_non_null(strstr(json_string_value(json_object_get(json_object_get(list, "response"), "msg")), "ZooKeeper"));
+    x = collector_of(e, list, 0);
+    assert_true(x && !json_object_get(x, "registered") && is_text(x, "kind", "osync"));
+    json_decref(list);
+    e->away = false;
+    restart(e); /* what it was told before is forgotten, what was stored isn't */
+    list = collectors_of(e);
+    assert_int_equal(json_array_size(json_object_get(list, "collectors")), 1);
+    x = collector_of(e, list, 0);
+    assert_true(is_text(x, "kind", NULL) && seen_of(x) == 0 && json_array_size(json_object_get(x, "tasks")) == 2);
+    json_decref(list);
+    send_pack(e, (pack_t){.tid = 6, .pid = 1, .original = true});
+    list = collectors_of(e);
+    assert_true(is_text(collector_of(e, list, 0), "kind", "original"));
+    json_decref(list);
+    end_env(e);
+}
+
+/* ---- tasks of OpenMLDB's SyncTool ---- */
+
+static char *path_in(env_t *e, const char *fmt, ...) OSYNC_PRINTF(2, 3);
+static char *path_in(env_t *e, const char *fmt, ...) {
+    static char out[4][512];
+    static int turn;
+    char *path = out[turn++ % 4];
+    int n = snprintf(path, 512, "%s/", e->dir);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(path + n, 512 - (size_t)n, fmt, ap);
+    va_end(ap);
+    return path;
+}
+
+static void put_file(env_t *e, const char *path, const void *data, size_t len) {
+    osync_error_t err;
+    char folder[512];
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
+    if (osync__mkdirs(folder, &err) || osync__write_file(path, data, len, &err)) fail_msg("%s", err.message);
+}
+
+static void copy_fixture(env_t *e, const char *fixture, const char *path) {
+    osync__buf_t b = {0};
+    osync_error_t err;
+    char from[256];
+    snprintf(from, sizeof from, "fixtures/synctool/%s", fixture);
+    if (osync__read_file(from, 1 << 20, &b, &err)) fail_msg("%s", err.message);
+    put_file(e, path, b.data, b.len);
+    osync__buf_free(&b);
+}
+
+static void expect_same_file(const char *path, const char *fixture) {
+    osync__buf_t a = {0}, b = {0};
+    osync_error_t err;
+    char from[256];
+    snprintf(from, sizeof from, "fixtures/synctool/%s", fixture);
+    if (osync__read_file(from, 1 << 20, &b, &err) || osync__read_file(path, 1 << 20, &a, &err))
+        fail_msg("%s", err.message);
+    assert_int_equal(a.len, b.len);
+    assert_memory_equal(a.data, b.data, a.len);
+    osync__buf_free(&a);
+    osync__buf_free(&b);
+}
+
+typedef struct progress {
+    uint32_t tid, pid;
+    int mode;
+    uint64_t point;
+    const char *dest;
+} progress_t;
+
+static char token_of_pid[2][37] = {"00000000-1111-4222-8333-444444444440", "00000000-1111-4222-8333-444444444441"};
+
+/* As SyncTool keeps it, in the folder of the state. */
+static char *put_progress(env_t *e, progress_t p, const char *suffix) {
+    Openmldb__Datasync__AddSyncTaskRequest r = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
+    Openmldb__Datasync__SyncPoint point;
+    char tablet[] = "127.0.0.1:9999", des[] = "127.0.0.1:8848", dest[256];
+    uint8_t bytes[1024];
+    snprintf(dest, sizeof dest, "file://%s/out/%s", e->dir, p.dest ? p.dest : "t2");
+    set_point(&point, p.point);
+    r.has_tid = r.has_pid = r.has_mode = 1;
+    r.tid = p.tid;
+    r.pid = p.pid;
+    r.mode = (Openmldb__Datasync__SyncMode)p.mode;
+    r.sync_point = &point;
+    r.tablet_endpoint = tablet;
+    r.des_endpoint = des;
+    r.token = token_of_pid[p.pid];
+    r.dest = dest;
+    size_t len = openmldb__datasync__add_sync_task_request__get_packed_size(&r);
+    size_t at = len > 0x7f ? 2 : 1;
+    assert_true(len < sizeof bytes - at);
+    bytes[0] = (uint8_t)(len > 0x7f ? len | 0x80 : len);
+    bytes[1] = (uint8_t)(len >> 7);
+    openmldb__datasync__add_sync_task_request__pack(&r, bytes + at);
+    char *path = path_in(e, "%u/%u.progress%s", p.tid, p.pid, suffix);
+    put_file(e, path, bytes, len + at);
+    return path;
+}
+
+/* What is in the folder of the state and begins with that name and a '.'; 0 or 1. */
+static size_t set_aside(env_t *e, const char *name, char out[512]) {
+    size_t n = 0;
+    char begin[64];
+    snprintf(begin, sizeof begin, "%s.", name);
+    DIR *d = opendir(e->dir);
+    for (struct dirent *x; (x = readdir(d));) {
+        if (strncmp(x->d_name, begin, strlen(begin)) != 0) continue;
+        snprintf(out, 512, "%s/%.250s", e->dir, x->d_name);
+        n++;
+    }
+    closedir(d);
+    return n;
+}
+
+static osync__sub_t *sub_of(env_t *e, uint32_t tid, uint32_t pid) {
+    osync__task_t *t = NULL;
+    HASH_FIND(hh, e->s->tasks, &tid, sizeof tid, t);
+    return t ? osync__sched_task_sub(t, pid) : NULL;
+}
+
+static const char *waits_for(env_t *e, uint32_t tid) {
+    static char why[1400];
+    return osync__sched_import_waits(e->s, tid, why, sizeof why) ? why : "";
+}
+
+typedef struct exported {
+    bool done;
+    int status;
+    osync_error_t err;
+} exported_t;
+
+static void on_exported(void *arg, int status, const osync_error_t *err) {
+    exported_t *x = arg;
+    x->done = true;
+    x->status = status;
+    if (status) x->err = *err;
+}
+
+static exported_t export_to(env_t *e, const char *folder) {
+    exported_t x = {0};
+    x.status = osync_scheduler_export_progress(&e->loop, &e->config, path_in(e, "%s", folder), on_exported, &x, &x.err);
+    if (x.status == 0) WAIT(e, x.done);
+    return x;
+}
+
+static void progress_files_of_the_original_come_in_and_go_out_unchanged(void **state) {
+    static const struct {
+        const char *fixture, *file;
+    } files[] = {{"progress_16_0_new.bin", "16/0.progress"},
+                 {"progress_16_1_new.bin", "16/1.progress"},
+                 {"progress_10_0_after_packs.bin", "10/0.progress"},
+                 {"progress_16_0_after_reassign.bin", "17/0.progress"}}; /* of another table: it is left alone */
+    env_t *e = new_env(NEVER);
+    char gone[512];
+    stop(e);
+    e->sink_down = true; /* their dest is a folder of the whole machine */
+    e->config.default_fs = "file:///";
+    e->tables[2] = (table_t){.tid = 16, .name = "t_2p", .partitions = 2, .mode = 3, .leader = "127.0.0.1:46528"};
+    e->tables[3] = (table_t){.tid = 10, .name = "t_all", .partitions = 1, .mode = 2, .leader = "127.0.0.1:46528"};
+    for (size_t i = 0; i < 4; i++) copy_fixture(e, files[i].fixture, path_in(e, "%s", files[i].file));
+    copy_fixture(e, "0.progress.finished.1795397692252", path_in(e, "9/0.progress.finished.1795397692252"));
+    start(e);
+    WAIT(e, set_aside(e, "10", gone) == 1 && set_aside(e, "16", gone) == 1);
+    assert_string_equal(shown(e, 16, 0).token, "95e597fc-5a71-410a-87fb-aa99be3caa05");
+    assert_string_equal(shown(e, 16, 1).token, "ffb9a067-6256-485f-bcc6-1a8059897688");
+    assert_string_equal(shown(e, 16, 1).status, "RUNNING");
+    assert_string_equal(shown(e, 16, 1).dest, "/st/t_2p");
+    osync__task_t *t = sub_of(e, 16, 0)->task;
+    assert_true(t->mode == 1 && t->has_start_ts && t->start_ts == 1681200000000);
+    assert_string_equal(t->name, "t_2p");
+    static const uint8_t point[] = {0x08, 0x00, 0x12, 0x03, 'p', 'k', '7', 0x18, 0xef, 0x07};
+    const osync__buf_t *first = &sub_of(e, 10, 0)->first;
+    assert_int_equal(first->len, sizeof point);
+    assert_memory_equal(first->data, point, sizeof point);
+    assert_int_equal(HASH_COUNT(e->s->tasks), 2);
+    assert_non_null(strstr(waits_for(e, 17), "17/0.progress (100 bytes) can't be read: its tid isn't that of its "));
+    stop(e);
+    assert_int_equal(export_to(e, "back").status, 0);
+    for (size_t i = 0; i < 3; i++) expect_same_file(path_in(e, "back/%s", files[i].file), files[i].fixture);
+    assert_int_equal(set_aside(e, "checkpoint.db", gone), 1);
+    e->n_adds = 0;
+    start(e); /* nothing is left */
+    assert_null(e->s->tasks);
+    end_env(e);
+}
+
+static void a_task_of_the_original_goes_on_where_it_stood(void **state) {
+    env_t *e = new_env(NEVER);
+    char gone[512], folder[80], id[37], again[37];
+    stop(e);
+    put_progress(e, (progress_t){.tid = 6, .pid = 0, .mode = 0, .point = 4}, "");
+    put_progress(e, (progress_t){.tid = 6, .pid = 1, .mode = 0, .point = 3}, ".finished.1795397692251");
+    put_progress(e, (progress_t){.tid = 6, .pid = 1, .mode = 0, .point = 9}, ".finished.1795397692252");
+    e->away = true;
+    start(e);
+    pack_t p = {.tid = 6, .token = token_of_pid[0], .start = 4, .next = 7, .rows = 3, .count = -1, .original = true};
+    reply_t r = send_pack(e, p); /* before the table is known */
+    assert_true(r.code == -1 && !r.delete_task);
+    assert_non_null(strstr(r.msg, "is not taken over yet"));
+    assert_non_null(strstr(create(e, "t2", 0, "file:///tmp/never").msg, "ZooKeeper can't be asked"));
+    e->away = false;
+    assert_non_null(strstr(create(e, "t2", 0, "file:///tmp/never").msg, "is not taken over yet"));
+    assert_non_null(strstr(delete_task(e, "t2").msg, "is not taken over yet"));
+    osync__sched_import_go_on(e->s);
+    WAIT(e, set_aside(e, "6", gone) == 1);
+    all_ready(e);
+    id_of(e, 6, id);
+    assert_string_equal(shown(e, 6, 0).status, "RUNNING");
+    assert_string_equal(shown(e, 6, 1).status, "SUCCESS");
+    assert_true(shown(e, 6, 0).point == 4 && shown(e, 6, 1).point == 9);
+    r = send_pack(e, p);
+    assert_string_equal(r.msg, "");
+    assert_int_equal(e->n_adds, 0); /* the collector that had it has it */
+    restart(e);
+    r = send_pack(e, (pack_t){.tid = 6, .token = token_of_pid[0], .start = 7, .next = 7, .original = true});
+    assert_string_equal(r.msg, "");
+    assert_int_equal(shown(e, 6, 0).point, 7);
+    /* As if the process had ended before the folder got its other name. */
+    stop(e);
+    snprintf(folder, sizeof folder, "%s/6", e->dir);
+    assert_int_equal(rename(gone, folder), 0);
+    start(e);
+    all_ready(e);
+    assert_int_equal(set_aside(e, "6", gone), 1);
+    id_of(e, 6, again);
+    assert_string_equal(again, id);
+    assert_int_equal(shown(e, 6, 0).point, 7);
+    /* Another state of the folder isn't this task's. */
+    stop(e);
+    put_progress(e, (progress_t){.tid = 6, .pid = 0, .mode = 0, .point = 50}, "");
+    put_progress(e, (progress_t){.tid = 6, .pid = 1, .mode = 0, .point = 50}, "");
+    start(e);
+    all_ready(e);
+    assert_non_null(strstr(waits_for(e, 6), id));
+    assert_int_equal(shown(e, 6, 0).point, 7);
+    r = send_pack(e, (pack_t){.tid = 6,
+                              .token = token_of_pid[0],
+                              .start = 7,
+                              .next = 8,
+                              .first_row = 3,
+                              .rows = 1,
+                              .count = -1,
+                              .finished = true,
+                              .original = true});
+    assert_string_equal(r.msg, "");
+    expect_rows(e, "t2", 4);
+    end_env(e);
+}
+
+static void a_table_of_the_original_is_taken_over_whole_or_not_at_all(void **state) {
+    static const char ten[10];
+    env_t *e = new_env(100);
+    char gone[512];
+    stop(e);
+    put_progress(e, (progress_t){.tid = 6, .pid = 0, .mode = 2, .point = 4}, "");
+    put_file(e, path_in(e, "6/1.progress"), "", 0); /* SyncTool writes them in place: its end cut it short */
+    put_progress(e, (progress_t){.tid = 5, .pid = 0, .mode = 2, .point = 4, .dest = "t1"}, "");
+    put_progress(e, (progress_t){.tid = 5, .pid = 1, .mode = 2, .point = 4, .dest = "t1"}, "");
+    put_progress(e, (progress_t){.tid = 77, .pid = 0, .mode = 2, .point = 4}, "");
+    start(e);
+    WAIT(e, strstr(waits_for(e, 5), "progress of 2 partitions, and table db1.t1 has 1"));
+    WAIT(e, strstr(waits_for(e, 77), "no table with tid 77 in ZooKeeper"));
+    assert_non_null(strstr(waits_for(e, 6), "6/1.progress (0 bytes) can't be read"));
+    assert_null(e->s->tasks);
+    for (uint32_t tid = 5; tid < 7; tid++) {
+        reply_t r =
+            send_pack(e, (pack_t){.tid = tid, .token = token_of_pid[0], .start = 4, .next = 5, .rows = 1, .count = -1});
+        assert_true(r.code == -1 && !r.delete_task);
+    }
+    http_t *x = http(e, "GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_non_null(strstr(x->answer, "/77: not taken over yet: there is no table"));
+    free(x);
+    put_file(e, path_in(e, "6/1.progress"), ten, sizeof ten);
+    WAIT(e, strstr(waits_for(e, 6), "(10 bytes)"));
+    put_progress(e, (progress_t){.tid = 6, .pid = 1, .mode = 1, .point = 8}, "");
+    WAIT(e, strstr(waits_for(e, 6), "mode, start_ts or dest differ"));
+    assert_int_equal(unlink(path_in(e, "6/1.progress")), 0);
+    WAIT(e, strstr(waits_for(e, 6), "there is no progress of partition 1"));
+    put_progress(e, (progress_t){.tid = 6, .pid = 1, .mode = 2, .point = 8}, "");
+    WAIT(e, set_aside(e, "6", gone) == 1);
+    assert_string_equal(waits_for(e, 6), "");
+    assert_int_equal(unlink(path_in(e, "5/1.progress")), 0);
+    WAIT(e, set_aside(e, "5", gone) == 1);
+    assert_int_equal(rename(path_in(e, "77"), path_in(e, "77.old")), 0);
+    WAIT(e, *waits_for(e, 77) == '\0');
+    all_ready(e);
+    WAIT(e, last_add(e, 6, 0) && last_add(e, 6, 1) && last_add(e, 5, 0)); /* their collectors are silent */
+    assert_true(last_add(e, 6, 0)->point == 4 && last_add(e, 6, 1)->point == 8);
+    assert_string_not_equal(last_add(e, 6, 0)->token, token_of_pid[0]);
+    end_env(e);
+}
+
+static void a_task_of_the_original_that_is_deleted_does_not_come_back(void **state) {
+    env_t *e = new_env(NEVER);
+    char gone[512];
+    stop(e);
+    put_progress(e, (progress_t){.tid = 6, .pid = 0, .mode = 2, .point = 4}, "");
+    put_progress(e, (progress_t){.tid = 6, .pid = 1, .mode = 2}, "");
+    start(e);
+    WAIT(e, set_aside(e, "6", gone) == 1);
+    all_ready(e);
+    assert_int_equal(delete_task(e, "t2").code, 0);
+    stop(e);
+    start(e);
+    assert_true(!e->s->tasks && !e->s->imports);
+    end_env(e);
+}
+
+static void tasks_go_to_the_original_and_come_back(void **state) {
+    env_t *e = new_env_that_commits(NEVER);
+    char gone[512], token[64];
+    create_ok(e, "t1", 2);
+    create_ok(e, "t2", 0);
+    commit(e, 5, 0, 0, 4, 0, 4);
+    commit(e, 6, 0, 0, 3, 0, 3);
+    pack_t p = {.tid = 6, .pid = 1, .next = 9, .first_row = 3, .rows = 1, .count = -1, .finished = true};
+    assert_int_equal(send_pack(e, p).code, 0);
+    snprintf(token, sizeof token, "%s", last_add(e, 5, 0)->token);
+    exported_t x = export_to(e, "back");
+    assert_int_equal(x.status, OSYNC_ECONFLICT); /* the scheduler runs */
+    stop(e);
+    put_file(e, path_in(e, "back/5/0.progress"), "x", 1);
+    x = export_to(e, "back");
+    assert_int_equal(x.status, OSYNC_EEXIST);
+    assert_non_null(strstr(x.err.message, "back/5/0.progress is there already"));
+    assert_int_equal(unlink(path_in(e, "back/5/0.progress")), 0);
+    assert_int_equal(export_to(e, "back").status, 0);                    /* what the first try has written is fine */
+    assert_int_equal(access(path_in(e, "back/6/1.progress"), F_OK), -1); /* done */
+    assert_int_equal(export_to(e, "back").status, OSYNC_ENOENT);
+    start(e);
+    assert_null(e->s->tasks);
+    stop(e);
+    assert_int_equal(rename(path_in(e, "back/5"), path_in(e, "5")), 0);
+    assert_int_equal(rename(path_in(e, "back/6"), path_in(e, "6")), 0);
+    start(e);
+    WAIT(e, set_aside(e, "5", gone) == 1 && set_aside(e, "6", gone) == 1);
+    all_ready(e);
+    assert_string_equal(shown(e, 5, 0).token, token);
+    assert_string_equal(shown(e, 6, 1).status, "SUCCESS");
+    commit(e, 5, 0, 4, 6, 4, 2);
+    expect_rows(e, "t1", 6);
+    expect_rows(e, "t2", 4);
+    end_env(e);
+}
+
+static void what_is_not_settled_is_not_exported(void **state) {
+    env_t *e = new_env_that_commits(NEVER);
+    create_ok(e, "t1", 2);
+    commit(e, 5, 0, 0, 4, 0, 4);
+    e->sink_down = true; /* the next file is prepared, and can't be published */
+    feed(e, 5, 0, 4, 6, 4, 2);
+    WAIT(e, !sub_of(e, 5, 0)->ready);
+    stop(e);
+    exported_t x = export_to(e, "back");
+    assert_int_equal(x.status, OSYNC_EAGAIN);
+    assert_non_null(strstr(x.err.message, "how far partition 0 of db1.t1 has come"));
+    e->sink_down = false;
+    start(e);
+    all_ready(e);
+    stop(e);
+    assert_int_equal(export_to(e, "back").status, 0);
+    start(e);
     end_env(e);
 }
 
@@ -2174,6 +2656,7 @@ int main(void) {
         cmocka_unit_test(defect_26_a_table_under_creation_is_not_done),
         cmocka_unit_test(create_says_why_not),
         cmocka_unit_test(defects_38_46_a_refused_create_is_taken_back_whole),
+        cmocka_unit_test(a_memory_table_is_handed_out_like_any),
         cmocka_unit_test(defect_44_delete),
         cmocka_unit_test(a_delete_that_is_interrupted_goes_on),
         cmocka_unit_test(a_delete_that_takes_long_is_answered),
@@ -2200,7 +2683,16 @@ int main(void) {
         cmocka_unit_test(retry_starts_what_has_failed_again),
         cmocka_unit_test(a_reason_is_not_masked),
         cmocka_unit_test(followers_hold_the_log),
+        cmocka_unit_test(a_standby_holds_the_log_and_takes_over),
+        cmocka_unit_test(the_list_of_collectors),
+        cmocka_unit_test(progress_files_of_the_original_come_in_and_go_out_unchanged),
+        cmocka_unit_test(a_task_of_the_original_goes_on_where_it_stood),
+        cmocka_unit_test(a_table_of_the_original_is_taken_over_whole_or_not_at_all),
+        cmocka_unit_test(a_task_of_the_original_that_is_deleted_does_not_come_back),
+        cmocka_unit_test(tasks_go_to_the_original_and_come_back),
+        cmocka_unit_test(what_is_not_settled_is_not_exported),
         cmocka_unit_test(closing_in_the_middle_of_everything),
     };
+    if (getenv("OSYNC_TEST")) cmocka_set_test_filter(getenv("OSYNC_TEST"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -400,6 +400,18 @@ static void test_silent_server_is_a_lost_connection(void **state) {
     end(&c);
 }
 
+static void test_calls_wait_for_the_first_connection(void **state) {
+    client_t c;
+    begin_at(&c, env("OSYNC_TEST_ZK"), NULL, SESSION_MS);
+    osync__zk_create(c.zk, "/osync-test-early", "x", 1, true, on_done, &c);
+    osync__zk_get(c.zk, "/osync-test-early", on_data, &c);
+    assert_int_equal(c.calls, 0);
+    WAIT_FOR(&c, c.calls == 2);
+    assert_int_equal(c.status, 0);
+    assert_string_equal(c.data, "x");
+    end(&c);
+}
+
 static void test_close_cancels_open_calls(void **state) {
     client_t c;
     begin(&c, NULL);
@@ -455,6 +467,7 @@ int main(void) {
         cmocka_unit_test(test_server_restart_keeps_the_session),
         cmocka_unit_test(test_expiry_begins_a_new_session_with_auth),
         cmocka_unit_test(test_silent_server_is_a_lost_connection),
+        cmocka_unit_test(test_calls_wait_for_the_first_connection),
         cmocka_unit_test(test_close_cancels_open_calls),
         cmocka_unit_test(test_without_a_server),
     };
