@@ -263,6 +263,10 @@ class System:
     def states(self):
         return {k: t["status"] for k, t in self.tasks().items()}
 
+    def wait_running(self):
+        """Every partition; on a slow machine one may just have been handed out again."""
+        wait_for("every partition to be RUNNING", lambda: set(self.states().values()) == {"RUNNING"})
+
     def wait_gone(self, timeout=120):
         """A task of mode 0 removes itself when everything is committed."""
 

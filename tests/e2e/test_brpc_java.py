@@ -368,7 +368,7 @@ def test_whole_sync_through_brpc_java(local, java, mode):
         s.tablet.generate(1, 1000, first_id=20_000)
         ids = range(21_000)
         s.wait_rows("t", 21_000)
-        assert set(s.states().values()) == {"RUNNING"}
+        s.wait_running()
     s.audit("t", ids)
     got = java.received()
     seen = collections.Counter(r[0] for r in got)

@@ -109,7 +109,7 @@ def test_standby_takes_over(mode, how, two, numbers):
     s.tablet.wait_generated(1)
     s.wait_rows("t", ROWS)
     lost, twice = s.audit("t", range(ROWS))
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
     numbers.add("kills" if how == "kill" else "stops", 2)
     numbers.audited(ROWS, lost, twice)
 
@@ -179,7 +179,7 @@ def test_standby_has_the_log_that_was_purged(two):
     s.start_syncd()
     s.wait_rows("t", 4000)
     s.audit("t", range(4000))
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
     wait_active(s, 1 - active)
 
 

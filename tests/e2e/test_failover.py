@@ -128,7 +128,7 @@ def test_leader_moves_in_the_traverse(often, snapshot):
     machine_dies(s, 0)
     ids += put(s, range(20_000, 20_100), k=lambda i: f"~{i}")
     wait_ids(s, ids)
-    assert set(s.states().values()) == {"RUNNING"}, reasons(s)
+    s.wait_running()
     s.audit("t", ids)
     wait_collector(s, 1)
 
@@ -171,7 +171,7 @@ def test_leader_moves_to_and_fro_in_the_log(local):
         assert not [t for t in s.tasks().values() if t["dataCollector"] == s.collectors[dead].endpoint]
         machine_returns(s, dead)
     s.audit("t", range(last))
-    assert set(s.states().values()) == {"RUNNING"}, reasons(s)
+    s.wait_running()
 
 
 def test_leader_moves_while_both_machines_live(local):
@@ -197,7 +197,7 @@ def test_leader_moves_while_both_machines_live(local):
     put(s, range(2000, 2500))
     s.wait_rows("t", 2500)
     s.audit("t", range(2500))
-    assert set(s.states().values()) == {"RUNNING"}, reasons(s)
+    s.wait_running()
 
 
 def test_rows_of_a_dead_leader_are_said(local):
@@ -351,7 +351,7 @@ def test_a_followers_log_that_nobody_held(local):
     put(s, range(1800, 1900))
     wait_ids(s, range(1900))
     s.audit("t", range(1900))
-    assert set(s.states().values()) == {"RUNNING"}, reasons(s)
+    s.wait_running()
 
 
 @pytest.mark.parametrize("where", ["traverse", "log"])

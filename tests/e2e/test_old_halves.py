@@ -131,7 +131,7 @@ def test_original_collector(system, old_collector, mode, numbers):
         wait_ids(system.folder / "out/t", rows)
         time.sleep(1.5)  # longer than a silent collector is waited for: its empty packs are signs of life
         assert (token(system, 1, 0), token(system, 1, 1)) == tokens
-        assert set(system.states().values()) == {"RUNNING"}
+        system.wait_running()
         system.helper("delete", "-t", "db.t")
         wait_for("delete_task to be obeyed", lambda: not folders(old_collector.folder))
     audit(system.folder / "out/t", rows, numbers=numbers)

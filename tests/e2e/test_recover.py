@@ -324,7 +324,7 @@ def test_retry_after_a_foreign_file_has_gone(system):
     s.helper("retry", "-t", "db.t")
     s.wait_rows("t", 2000)
     s.audit("t", range(2000))
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
 
 
 def test_retry_after_the_log_is_back(local):

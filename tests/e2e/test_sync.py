@@ -62,7 +62,7 @@ def test_mode1(system):
     s.wait_listening()
     s.wait_rows("t", 1600)
     s.audit("t", range(400, 2000))
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
 
 
 def test_mode2(system):
@@ -80,7 +80,7 @@ def test_mode2(system):
         s.tablet.purge(1)
         s.wait_rows("t", 7000 + n * 1000)
     s.audit("t", range(9000))
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
     assert s.helper("delete", "-t", "db.t") == '{\n  "code": 0\n}\n'
     assert s.tasks() == {} and not s.hidden("t")
     s.audit("t", range(9000))
@@ -235,7 +235,7 @@ def test_no_collector_then_one(local):
     s.add_collector()  # another one, with an empty folder, takes over
     s.wait_rows("t", 2000)
     s.audit("t", range(2000))
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
 
 
 def test_another_collector_takes_over(local):
@@ -392,7 +392,7 @@ def test_hdfs_away_for_a_while(system, numbers):
     print(f"\none kill of the DataNode, one of the NameNode; 60000 rows checked, {lost} lost, {twice} twice")
     numbers.add("kills", 2)
     numbers.audited(60_000, lost, twice)
-    assert set(s.states().values()) == {"RUNNING"}
+    s.wait_running()
 
 
 @pytest.mark.parametrize("mode", [0, 2])
