@@ -626,10 +626,9 @@ static struct create *create_new(osync__rpc_call_t *call, osync_scheduler_t *s, 
         refusal = s->load_error;
     else if (s->n_creates >= OSYNC__MAX_CREATES)
         refusal = "too many CreateSyncTask requests at once, try again";
-    else if (!osync__sched_name_is_short(db) || !osync__sched_name_is_short(name))
-        refusal = "the names of the database and of the table must have at most 1024 bytes";
     else
-        c = calloc(1, sizeof *c);
+        refusal = osync__sched_name_fault(db, name);
+    if (!refusal) c = calloc(1, sizeof *c);
     if (!c) {
         osync__sched_reply_general(call, -1, refusal ? refusal : "out of memory");
         return NULL;
@@ -638,7 +637,7 @@ static struct create *create_new(osync__rpc_call_t *call, osync_scheduler_t *s, 
     c->call = call;
     s->n_creates++;
     osync__sched_hold(s);
-    if (osync__sched_set(&c->db, db ? db : "") || osync__sched_set(&c->name, name ? name : "") ||
+    if (osync__sched_set(&c->db, db) || osync__sched_set(&c->name, name) ||
         osync__sched_set(&c->dest, dest ? dest : "") ||
         osync__sched_set(&c->task_id, task_id && *task_id ? task_id : NULL)) {
         create_refuse(c, "out of memory");

@@ -308,7 +308,8 @@ void osync__sched_remove_tick(osync__task_t *task); /* tells those who have wait
 void osync__sched_task_step(osync__task_t *task);   /* goes on with a removal, if there is one; may free the task */
 void osync__sched_task_closing(osync__task_t *task);
 void osync__sched_on_delete(osync__rpc_call_t *call, void *arg);
-bool osync__sched_name_is_short(const char *name);
+/* What is wrong with a request for this table; NULL: nothing. */
+const char *osync__sched_name_fault(const char *db, const char *name);
 /* What a label holds of the task. */
 int osync__sched_task_info(const osync__task_t *task, osync__buf_t *out);
 

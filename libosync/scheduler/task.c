@@ -500,10 +500,11 @@ static void on_delete_table(void *arg, int status, const void *data, size_t len,
     delete_end(d, -1, own.message);
 }
 
-static const char too_long[] = "the names of the database and of the table must have at most 1024 bytes";
-
-bool osync__sched_name_is_short(const char *name) {
-    return !name || strlen(name) <= OSYNC__MAX_NAME;
+const char *osync__sched_name_fault(const char *db, const char *name) {
+    if (!db || !*db || !name || !*name) return "the request names no table: db and name are needed";
+    if (strlen(db) > OSYNC__MAX_NAME || strlen(name) > OSYNC__MAX_NAME)
+        return "the names of the database and of the table must have at most 1024 bytes";
+    return NULL;
 }
 
 void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
@@ -514,8 +515,9 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
         osync__sched_reply_general(call, -1, s->load_error);
         return;
     }
-    if (!osync__sched_name_is_short(r->db) || !osync__sched_name_is_short(r->name)) {
-        osync__sched_reply_general(call, -1, too_long);
+    const char *fault = osync__sched_name_fault(r->db, r->name);
+    if (fault) {
+        osync__sched_reply_general(call, -1, fault);
         return;
     }
     if (s->n_deletes >= OSYNC__MAX_DELETES) {
@@ -523,7 +525,7 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
         return;
     }
     delete_t *d = calloc(1, sizeof *d);
-    if (!d || osync__sched_set(&d->db, r->db ? r->db : "") || osync__sched_set(&d->name, r->name ? r->name : "")) {
+    if (!d || osync__sched_set(&d->db, r->db) || osync__sched_set(&d->name, r->name)) {
         if (d) free(d->db);
         free(d);
         osync__sched_reply_general(call, -1, "delete sync task failed");

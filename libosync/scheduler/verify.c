@@ -144,9 +144,9 @@ void osync__sched_on_verify(osync__rpc_call_t *call, void *arg) {
         answer(call, -1, s->load_error, NULL);
         return;
     }
-    if (!r->db || !*r->db || !r->name || !*r->name || !osync__sched_name_is_short(r->db) ||
-        !osync__sched_name_is_short(r->name)) {
-        answer(call, -1, "db and name of a table are needed", NULL);
+    const char *fault = osync__sched_name_fault(r->db, r->name);
+    if (fault) {
+        answer(call, -1, fault, NULL);
         return;
     }
     verify_t *v = s->n_verifies < OSYNC__MAX_VERIFIES ? calloc(1, sizeof *v) : NULL;

@@ -2,6 +2,7 @@
 the answers; and ours against what OpenMLDB's SyncTool answered (tests/fixtures/synctool/http)."""
 
 import datetime
+import http.client
 import http.server
 import json
 import os
@@ -246,3 +247,56 @@ def test_openmldbs_with_osync_syncd(build, tmp_path, zookeeper, hdfs):
             assert shown().startswith("1 tasks(tid-pid)\n")
         finally:
             connection.close()
+
+
+# Where the answer isn't OpenMLDB's, on purpose (docs/formats.md, Differences): status, and words of the body.
+OURS = {
+    "40_unknown_method": (404, "[E1002]"),
+    "41_unknown_service": (404, "[E1002]"),
+    "42_malformed_json": (400, "Invalid json"),
+    "47_empty_body_post": (200, '"tid": 10'),
+    "48_get_no_body": (200, '"tid": 10'),
+    "49_empty_object": (200, "the request names no table"),
+    "51_delete_empty": (200, "the request names no table"),
+    "52_no_content_type": (200, '"tid": 10'),
+    "53_form_content_type": (200, '"tid": 10'),
+    "55_status": (200, '"tid": 16'),  # with other values than at that time
+    "56_clear_all": (200, '"code": 0'),
+    "59_root": (200, "osync-syncd: ready, 0 tasks"),
+    "61_status_by_shortname": (200, '"code": 0'),
+}
+OTHERS = sorted(p.stem for p in CAPTURED.glob("[456][0-9]_*.txt"))
+
+
+def other(case):
+    """(method, path, headers, body) of the request, and (status, body) of OpenMLDB's answer; (None, None): none."""
+    text = (CAPTURED / f"{case}.txt").read_text()
+    method, path = re.search(r"^> (\w+) (\S+) HTTP", text, re.M).groups()
+    headers = dict(re.findall(r"^> (Content-Type): (\S+)$", text, re.M))
+    body = re.search(r" -d (.*) http://", text)
+    answer = re.search(r"^< HTTP/1.1 (\d+) .*?\n< ?\n(.*)\n\n\Z", text, re.M | re.S)
+    status, said = (int(answer[1]), answer[2]) if answer else (None, None)
+    return method, path, headers, body and body[1], status, said
+
+
+def test_other_requests(build, tmp_path, zookeeper, hdfs):
+    """In the order in which they were made of SyncTool."""
+    assert len(OTHERS) == 22 and set(OURS) < set(OTHERS)
+    with System(build, tmp_path, zookeeper, hdfs, {"collector": {"snapshot_settle_ms": 3_600_000}}) as s:
+        for tid, name, partitions in ((10, "t_all", 1), (16, "t_2p", 2)):
+            s.tablet.create_table(tid, name, System.COLUMNS, System.INDEXES, db="db1", partitions=partitions)
+            s.tablet.generate(tid, 100)
+            s.tablet.snapshot(tid)
+        s.start()
+        for case in OTHERS:
+            method, path, headers, body, status, said = other(case)
+            connection = http.client.HTTPConnection("127.0.0.1", s.syncd_port, timeout=60)
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            got = answer.read().decode()
+            connection.close()
+            if case in OURS:
+                assert answer.status == OURS[case][0] and OURS[case][1] in got, (case, got)
+                assert (answer.status, got) != (status, said), f"{case}: there is no difference"
+            else:
+                assert (answer.status, got) == (status, said), case
