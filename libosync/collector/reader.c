@@ -991,6 +991,16 @@ static int check_end(osync_reader_t *r, osync_error_t *err) {
                       r->snapshot_dir, (unsigned long long)r->sdb_records, (unsigned long long)r->sdb_count);
 }
 
+static void put_row(osync_reader_t *r, osync_phase_t phase, uint64_t index, const effect_t *f) {
+    r->row = (osync_reader_row_t){.phase = phase,
+                                  .offset = index,
+                                  .pk = f->pk,
+                                  .pk_len = f->pk_len,
+                                  .ts = f->ts,
+                                  .value = f->value,
+                                  .value_len = f->value_len};
+}
+
 /* The next row of a memory table's snapshot, or OSYNC_EOF at its end. */
 static int next_stored(osync_reader_t *r, osync_error_t *err) {
     for (uint64_t left_out = 0;; left_out++) {
@@ -1020,13 +1030,7 @@ static int next_stored(osync_reader_t *r, osync_error_t *err) {
         if (r->n_ranges > 0) rc = osync__window_deletes(r->ranges[0].window, f.pk, f.pk_len, f.ts, 0, &gone, err);
         if (rc) return rc;
         if (gone) continue;
-        r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_SNAPSHOT,
-                                      .offset = rec.log_index,
-                                      .pk = f.pk,
-                                      .pk_len = f.pk_len,
-                                      .ts = f.ts,
-                                      .value = f.value,
-                                      .value_len = f.value_len};
+        put_row(r, OSYNC_PHASE_SNAPSHOT, rec.log_index, &f);
         return 0;
     }
 }
@@ -1079,13 +1083,7 @@ static int next_logged(osync_reader_t *r, osync_error_t *err) {
         r->at = osync__position_behind(&rec);
         if (rec.log_index > r->tail_seen) r->tail_seen = rec.log_index;
         if (!yes) continue;
-        r->row = (osync_reader_row_t){.phase = OSYNC_PHASE_BINLOG,
-                                      .offset = rec.log_index,
-                                      .pk = f.pk,
-                                      .pk_len = f.pk_len,
-                                      .ts = f.ts,
-                                      .value = f.value,
-                                      .value_len = f.value_len};
+        put_row(r, OSYNC_PHASE_BINLOG, rec.log_index, &f);
         return 0;
     }
 }

@@ -166,12 +166,14 @@ class Run:
 
         self.s.patiently("the follower's log to be held", held)
 
-    def wait_failed(self, words):
-        def failed():
-            subs = self.s.subtasks(self.table.name)
-            return True if any(p["status"] == "FAILED" and words in (p["reason"] or "") for p in subs) else None
+    def wait_failed(self, *words):
+        """For one of these reasons."""
 
-        self.s.patiently(f"FAILED ({words})", failed)
+        def failed():
+            reasons = [p["reason"] or "" for p in self.s.subtasks(self.table.name) if p["status"] == "FAILED"]
+            return True if any(w in r for w in words for r in reasons) else None
+
+        self.s.patiently(f"FAILED ({' or '.join(words)})", failed)
 
     # ---- around it ----
 
@@ -469,7 +471,7 @@ def way_over_budget(r):
     s.tablet.purge(table.tid)
     r.until("collector", "links_drop")
     s.leave.clear()
-    r.wait_failed("pin")
+    r.wait_failed("pin", "are needed and gone")  # the latter if it was killed before it had linked anything
     s.delete_patiently(table.name)
     s.wait_no_task(table.name)
     r.create_again()
