@@ -57,3 +57,12 @@ void osync__buf_free(osync__buf_t *b) {
     free(b->data);
     *b = (osync__buf_t){0};
 }
+
+char *osync__format(const char *fmt, ...) {
+    char *out = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&out, fmt, ap);
+    va_end(ap);
+    return n < 0 ? NULL : out;
+}

@@ -21,7 +21,6 @@
 
 enum {
     MAX_PARTITIONS = 16384,
-    PROGRESS_LIMIT = 16 << 20, /* bytes of a task.progress */
     REGISTER_MIN_MS = 200,
     REGISTER_MAX_MS = 5000,
     MAX_THREADS = 256,
@@ -143,7 +142,8 @@ static bool has_hold(const osync_collector_t *c, uint64_t key) {
 static int read_stored(osync_collector_t *c, uint64_t key, const char *name, osync__buf_t *bytes, osync_error_t *err) {
     char *dir = osync__task_dir(c->config.data_dir, key);
     char *path = dir ? osync__format("%s/%s", dir, name) : NULL;
-    int rc = path ? osync__read_file(path, PROGRESS_LIMIT, bytes, err) : osync__err(err, OSYNC_ENOMEM, "out of memory");
+    int rc = path ? osync__read_file(path, OSYNC__PROGRESS_LIMIT, bytes, err)
+                  : osync__err(err, OSYNC_ENOMEM, "out of memory");
     free(path);
     free(dir);
     return rc;

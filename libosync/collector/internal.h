@@ -111,6 +111,7 @@ void osync__hold_answer(osync__rpc_call_t *call, int code, const char *message, 
  * HoldLog that it is for. */
 char *osync__task_dir(const char *data_dir, uint64_t key);
 #define OSYNC__TASK_PROGRESS "task.progress"
+enum { OSYNC__PROGRESS_LIMIT = 16 << 20 }; /* bytes of one */
 #define OSYNC__HOLD_PROGRESS "hold.progress"
 /* Makes it, if it isn't there, as a durable step. Blocks. */
 int osync__task_dir_make(const char *dir, osync_error_t *err);
@@ -122,9 +123,6 @@ const char *osync__status_fault(const Openmldb__Api__TableStatus *s, const osync
 /* Of a memory table, whose files roots.h finds. */
 bool osync__status_is_memory(const Openmldb__Api__TableStatus *s);
 #define OSYNC__TABLET_SERVICE "openmldb.api.TabletServer"
-
-/* printf into memory of the caller's (free); NULL: out of memory. */
-char *osync__format(const char *fmt, ...) OSYNC_PRINTF(1, 2);
 
 /* Answers AddSyncTask. */
 void osync__answer(osync__rpc_call_t *call, int code, const char *message);

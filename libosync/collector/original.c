@@ -4,9 +4,8 @@
 
 #include "base/error.h"
 #include "base/sys.h"
+#include "collector/internal.h"
 #include "format/snapshot.h"
-
-enum { PROGRESS_LIMIT = 16 << 20 }; /* bytes of a task.progress */
 
 bool osync__original_inside(const Openmldb__Datasync__SyncPoint *p) {
     return p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT && p->has_pk && p->n_ranges == 0 && !p->snapshot_id;
@@ -17,7 +16,7 @@ int osync__original_check(const osync__links_t *links, const char *progress, osy
     osync__manifest_t manifest;
     Openmldb__Datasync__AddSyncTaskRequest *r = NULL;
     bool same = osync__links_manifest(links, &manifest, NULL) == 0 &&
-                osync__read_file(progress, PROGRESS_LIMIT, &bytes, NULL) == 0;
+                osync__read_file(progress, OSYNC__PROGRESS_LIMIT, &bytes, NULL) == 0;
     if (same) r = openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
     same = r && r->sync_point && osync__original_inside(r->sync_point);
     if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);

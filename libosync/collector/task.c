@@ -1333,15 +1333,6 @@ void osync__task_status(const osync__task_t *t, osync__task_status_t *out) {
     show_point(&t->committed, out->committed, sizeof out->committed);
 }
 
-char *osync__format(const char *fmt, ...) {
-    char *out = NULL;
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vasprintf(&out, fmt, ap);
-    va_end(ap);
-    return n < 0 ? NULL : out;
-}
-
 char *osync__task_dir(const char *data_dir, uint64_t key) {
     return osync__format("%s/%u-%u", data_dir, (uint32_t)(key >> 32), (uint32_t)key);
 }

@@ -160,6 +160,11 @@ static bool get_varint(const uint8_t **p, const uint8_t *end, uint64_t *out) {
     return false;
 }
 
+uint32_t osync__log_crc(const uint8_t *typed, size_t len) {
+    uint32_t crc = osync__crc32c(0, typed, len);
+    return (crc >> 15 | crc << 17) + 0xa282ead8u;
+}
+
 bool osync__log_record_scan(osync__log_record_t *record) {
     enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
     const uint8_t *p = record->payload, *end = p + record->len;
@@ -225,8 +230,7 @@ static int read_record(cursor_t *c, osync__log_record_t *record, osync_error_t *
         rc = look(c, pos, HEADER + len, &p, &avail, err);
         if (rc) return rc;
         if (avail < HEADER + len) return OSYNC_EOF;
-        uint32_t crc = osync__crc32c(0, p + HEADER - 1, len + 1); /* type and payload */
-        if (osync__get_u32le(p) != (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u))
+        if (osync__get_u32le(p) != osync__log_crc(p + HEADER - 1, len + 1))
             return corrupt(c, pos, err, "the record's checksum is wrong");
         if (type == TYPE_END && !inside) return END_OF_FILE;
         bool begins = type == TYPE_FULL || type == TYPE_FIRST;

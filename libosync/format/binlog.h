@@ -25,6 +25,8 @@ typedef struct osync__log_record {
     uint64_t term;
 } osync__log_record_t;
 
+/* What a fragment's head holds of its type byte and the payload behind it: LevelDB's masked crc32c. */
+uint32_t osync__log_crc(const uint8_t *typed, size_t len);
 /* Fills in log_index and term from the payload: goes over the top level of the serialized LogEntry, for fields 1 and 2.
  * False: it isn't one. */
 bool osync__log_record_scan(osync__log_record_t *record);

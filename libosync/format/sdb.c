@@ -143,8 +143,7 @@ static int read_fragment(osync__sdb_t *s, unsigned *type, const uint8_t **bytes,
     if (*type < TYPE_FULL || *type > TYPE_END) return corrupt(s, offset_of(s), err, "the record has an unknown type");
     if (*len > left - s->header) return corrupt(s, offset_of(s), err, "the record's length reaches beyond its block");
     if (*len > there - s->header) return corrupt(s, offset_of(s), err, "the file ends in a record");
-    uint32_t crc = osync__crc32c(0, *bytes - 1, *len + 1); /* type and payload */
-    if (osync__get_u32le(p) != (uint32_t)((crc >> 15 | crc << 17) + 0xa282ead8u))
+    if (osync__get_u32le(p) != osync__log_crc(*bytes - 1, *len + 1))
         return corrupt(s, offset_of(s), err, "the record's checksum is wrong");
     return 0;
 }

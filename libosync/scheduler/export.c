@@ -3,7 +3,6 @@
  * the loop's thread: the one who asks has nothing else to do. */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,14 +43,7 @@ static void export_free(export_t *x) {
     free(x);
 }
 
-static int text(char **out, osync_error_t *err, const char *fmt, ...) OSYNC_PRINTF(3, 4);
-static int text(char **out, osync_error_t *err, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vasprintf(out, fmt, ap);
-    va_end(ap);
-    if (n >= 0) return 0;
-    *out = NULL;
+static int no_memory(osync_error_t *err) {
     return osync__err(err, OSYNC_ENOMEM, "out of memory");
 }
 
@@ -148,10 +140,10 @@ static int export_part(export_t *x, const entries_t *all, const Osync__Scheduler
                         x->path, pid, t->db, t->name);
         goto done;
     }
-    rc = finished ? text(&path, &x->err, "%s/%" PRIu32 "/%" PRIu32 ".progress.finished.%" PRIu64, x->dir, t->tid, pid,
-                         t->created_ms)
-                  : text(&path, &x->err, "%s/%" PRIu32 "/%" PRIu32 ".progress", x->dir, t->tid, pid);
-    if (!rc) rc = write_once(path, &bytes, &x->err);
+    path = finished ? osync__format("%s/%" PRIu32 "/%" PRIu32 ".progress.finished.%" PRIu64, x->dir, t->tid, pid,
+                                    t->created_ms)
+                    : osync__format("%s/%" PRIu32 "/%" PRIu32 ".progress", x->dir, t->tid, pid);
+    rc = path ? write_once(path, &bytes, &x->err) : no_memory(&x->err);
 done:
     if (r.sync_point) openmldb__datasync__sync_point__free_unpacked(r.sync_point, NULL);
     if (sub) osync__scheduler__subtask_record__free_unpacked(sub, NULL);
@@ -164,14 +156,12 @@ done:
 /* ---- all of it ---- */
 
 static int export_task(export_t *x, const entries_t *all, const Osync__Scheduler__TaskRecord *t) {
-    char *folder = NULL;
-    int rc = 0;
     if (t->removing) {
         osync__log(OSYNC_LOG_WARN, "the task of %s.%s is about to be removed, and isn't exported", t->db, t->name);
         return 0;
     }
-    rc = text(&folder, &x->err, "%s/%" PRIu32, x->dir, t->tid);
-    if (!rc) rc = osync__mkdirs(folder, &x->err);
+    char *folder = osync__format("%s/%" PRIu32, x->dir, t->tid);
+    int rc = folder ? osync__mkdirs(folder, &x->err) : no_memory(&x->err);
     for (size_t i = 0; i < t->n_pids && !rc; i++) rc = export_part(x, all, t, t->pids[i]);
     if (!rc) osync__log(OSYNC_LOG_INFO, "%s.%s: %zu partitions exported to %s", t->db, t->name, t->n_pids, folder);
     free(folder);
@@ -180,9 +170,9 @@ static int export_task(export_t *x, const entries_t *all, const Osync__Scheduler
 
 static void on_closed(void *arg) {
     export_t *x = arg;
-    char *to = NULL, *wal = NULL;
-    if (!x->rc) x->rc = text(&to, &x->err, "%s.exported.%" PRIu64, x->path, osync__wall_ms());
-    if (!x->rc) x->rc = text(&wal, &x->err, "%s-wal", x->path);
+    char *to = osync__format("%s.exported.%" PRIu64, x->path, osync__wall_ms());
+    char *wal = osync__format("%s-wal", x->path);
+    if (!x->rc && (!to || !wal)) x->rc = no_memory(&x->err);
     if (!x->rc && access(wal, F_OK) == 0)
         x->rc = osync__err(&x->err, OSYNC_EIO, "%s is there, though the database was closed: export again", wal);
     if (!x->rc) {
@@ -250,7 +240,8 @@ int osync_scheduler_export_progress(uv_loop_t *loop, const osync_scheduler_confi
         osync__err(err, rc, "out of memory");
         goto fail;
     }
-    rc = text(&x->path, err, "%s/checkpoint.db", config->state_dir);
+    x->path = osync__format("%s/checkpoint.db", config->state_dir);
+    rc = x->path ? 0 : no_memory(err);
     if (!rc && access(x->path, F_OK))
         rc = osync__err_errno(err, errno, "there is no checkpoint to export: %s", x->path);
     if (!rc) rc = osync_sqlite_checkpoint_new(&x->store, loop, x->path, err);

@@ -116,15 +116,10 @@ static const char *fault_of(const osync__import_t *i, const part_t *p) {
 }
 
 static int read_part(osync__import_t *i, const char *name, part_t *p, osync_error_t *err) {
-    osync__buf_t path = {0}, bytes = {0};
+    osync__buf_t bytes = {0};
     const char *fault = NULL;
-    int rc = osync__buf_printf(&path, "%s/%s", i->folder, name);
-    if (!rc) rc = osync__buf_append(&path, "", 1);
-    if (rc) {
-        osync__err(err, rc, "out of memory");
-        goto done;
-    }
-    rc = osync__read_file((const char *)path.data, MAX_PROGRESS, &bytes, err);
+    char *path = osync__format("%s/%s", i->folder, name);
+    int rc = path ? osync__read_file(path, MAX_PROGRESS, &bytes, err) : osync__err(err, OSYNC_ENOMEM, "out of memory");
     if (rc) goto done;
     p->request = parse(&bytes);
     fault = p->request ? fault_of(i, p) : "it isn't a length and an AddSyncTaskRequest of that length";
@@ -132,7 +127,7 @@ static int read_part(osync__import_t *i, const char *name, part_t *p, osync_erro
         rc = osync__err(err, OSYNC_ECORRUPT,
                         "%s (%zu bytes) can't be read: %s. Put a whole copy in its place; or move the folder away and "
                         "create the table's task anew",
-                        (const char *)path.data, bytes.len, fault);
+                        path, bytes.len, fault);
     } else {
         rc = osync__sched_point_pack(&p->point, p->request->sync_point);
         if (rc) osync__err(err, rc, "out of memory");
@@ -140,7 +135,7 @@ static int read_part(osync__import_t *i, const char *name, part_t *p, osync_erro
         i->crc = osync__crc32c(i->crc, bytes.data, bytes.len);
     }
 done:
-    osync__buf_free(&path);
+    free(path);
     osync__buf_free(&bytes);
     return rc;
 }
@@ -213,15 +208,12 @@ static int read_folder(osync__import_t *i, bool *any, osync_error_t *err) {
 
 static bool set_aside(osync__import_t *i) {
     osync_error_t err = {0};
-    osync__buf_t to = {0};
-    int rc = osync__buf_printf(&to, "%s.imported.%" PRIu64, i->folder, osync__wall_ms());
-    if (!rc) rc = osync__buf_append(&to, "", 1);
-    if (rc) osync__err(&err, rc, "out of memory");
+    char *to = osync__format("%s.imported.%" PRIu64, i->folder, osync__wall_ms());
+    int rc = to ? 0 : osync__err(&err, OSYNC_ENOMEM, "out of memory");
     if (!rc) {
         OSYNC__BEFORE(import_rename);
         /* It may be that only its new name wasn't durable yet. */
-        if (rename(i->folder, (const char *)to.data) && errno != ENOENT)
-            rc = osync__err_errno(&err, errno, "rename it to %s", (const char *)to.data);
+        if (rename(i->folder, to) && errno != ENOENT) rc = osync__err_errno(&err, errno, "rename it to %s", to);
         OSYNC__AFTER(import_rename);
     }
     if (!rc) {
@@ -232,8 +224,8 @@ static bool set_aside(osync__import_t *i) {
     if (rc)
         waits(i, err.message);
     else
-        osync__log(OSYNC_LOG_INFO, "%s is taken over, and called %s now", i->folder, (const char *)to.data);
-    osync__buf_free(&to);
+        osync__log(OSYNC_LOG_INFO, "%s is taken over, and called %s now", i->folder, to);
+    free(to);
     return rc == 0;
 }
 
@@ -422,23 +414,23 @@ static int add(osync_scheduler_t *s, const char *name, osync_error_t *err) {
     part_t *parts = NULL;
     size_t n = 0;
     bool any = false;
-    osync__buf_t path = {0};
     osync__import_t *i = NULL;
     int rc = 0;
     if (!rest || *rest) return 0;
-    if (osync__buf_printf(&path, "%s/%s", s->state_dir, name) || osync__buf_append(&path, "", 1)) goto nomem;
-    rc = list_parts((const char *)path.data, &parts, &n, &any, err);
+    char *folder = osync__format("%s/%s", s->state_dir, name);
+    if (!folder) goto nomem;
+    rc = list_parts(folder, &parts, &n, &any, err);
     if (rc || !any) goto done;
     i = calloc(1, sizeof *i);
     if (!i) goto nomem;
     i->s = s;
     i->tid = (uint32_t)tid;
-    i->folder = (char *)path.data;
-    path = (osync__buf_t){0};
+    i->folder = folder;
+    folder = NULL;
     HASH_ADD(hh, s->imports, tid, sizeof i->tid, i);
 done:
     free(parts);
-    osync__buf_free(&path);
+    free(folder);
     return rc;
 nomem:
     rc = osync__err(err, OSYNC_ENOMEM, "%s: out of memory", s->state_dir);

@@ -412,6 +412,16 @@ static void test_calls_wait_for_the_first_connection(void **state) {
     end(&c);
 }
 
+static void test_close_cancels_calls_that_wait(void **state) {
+    client_t c;
+    begin_at(&c, "127.0.0.1:1", NULL, SESSION_MS);
+    osync__zk_get(c.zk, "/", on_data, &c);
+    osync__zk_create(c.zk, "/x", "x", 1, true, on_done, &c);
+    end(&c);
+    assert_int_equal(c.calls, 2);
+    assert_int_equal(c.status, OSYNC_ECANCELED);
+}
+
 static void test_close_cancels_open_calls(void **state) {
     client_t c;
     begin(&c, NULL);
@@ -468,6 +478,7 @@ int main(void) {
         cmocka_unit_test(test_expiry_begins_a_new_session_with_auth),
         cmocka_unit_test(test_silent_server_is_a_lost_connection),
         cmocka_unit_test(test_calls_wait_for_the_first_connection),
+        cmocka_unit_test(test_close_cancels_calls_that_wait),
         cmocka_unit_test(test_close_cancels_open_calls),
         cmocka_unit_test(test_without_a_server),
     };
