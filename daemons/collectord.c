@@ -146,7 +146,7 @@ int main(int argc, char **argv) {
         .stop = stop,
     };
     collectord_t d = {.settings.log_level = "info"};
-    osync_collector_config_init(&d.settings.c);
+    osync_collector_config_init(&d.settings.c, sizeof d.settings.c);
     options_t o = {.table = table,
                    .others = others,
                    .others_reason = "it is for other programs of OpenMLDB, or for libraries that aren't used",

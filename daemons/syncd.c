@@ -104,8 +104,8 @@ static void on_exported(void *arg, int status, const osync_error_t *err) {
 }
 
 static int export_progress(syncd_t *s, osync_error_t *err) {
-    int rc =
-        osync_scheduler_export_progress(&s->daemon.loop, &s->settings.c, s->settings.export_dir, on_exported, s, err);
+    int rc = osync_scheduler_export_progress(&s->daemon.loop, s->settings.c.state_dir, s->settings.export_dir,
+                                             on_exported, s, err);
     if (rc) return rc;
     while (!s->exported) uv_run(&s->daemon.loop, UV_RUN_ONCE);
     s->daemon.done = true;
@@ -143,7 +143,7 @@ int main(int argc, char **argv) {
         .stop = stop,
     };
     syncd_t d = {.settings.log_level = "info"};
-    osync_scheduler_config_init(&d.settings.c);
+    osync_scheduler_config_init(&d.settings.c, sizeof d.settings.c);
     d.settings.c.port = 8848; /* as in OpenMLDB's configuration */
     options_t o = {.table = table, .target = &d.settings};
     return daemon_main(&d.daemon, &program, &o, &d.settings.log_level, argc, argv);

@@ -150,7 +150,7 @@ static int run(dump_t *d) {
         fail(message);
         goto done;
     }
-    osync_csv_config_init(&csv);
+    osync_csv_config_init(&csv, sizeof csv);
     csv.timezone = d->zone;
     if (osync_csv_new(&d->csv, d->table, &csv, &err) ||
         find_snapshot(d->partition, &snapshot_dir, &snapshot_name, &d->reader, &err)) {
@@ -224,7 +224,7 @@ int main(int argc, char **argv) {
     dump_t d = {.scratch = getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp"};
     bool ok = true;
     int c, which = 0;
-    osync_reader_config_init(&d.reader);
+    osync_reader_config_init(&d.reader, sizeof d.reader);
     while (ok && (c = getopt_long(argc, argv, "", options, &which)) != -1) {
         switch (c) {
         case 'm':

@@ -42,8 +42,8 @@ typedef struct osync_collector_config {
     uint32_t hold_expire_ms;   /* the log of a follower is held this long after the scheduler last asked: 86400000 */
 } osync_collector_config_t;
 
-/* Sets `size` and the defaults that are named above. */
-OSYNC_API void osync_collector_config_init(osync_collector_config_t *config);
+/* `size`: sizeof *config. Sets it and the defaults that are named above. */
+OSYNC_API void osync_collector_config_init(osync_collector_config_t *config, size_t size);
 
 /* Makes a collector on the caller's loop; strings are copied. It does nothing before osync_collector_start.
  * OSYNC_ECONFIG names the field that is missing or out of range. */

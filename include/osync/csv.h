@@ -21,8 +21,8 @@ typedef struct osync_csv_config {
     const char *timezone; /* IANA name ("Asia/Shanghai"), "UTC", or NULL: the machine's zone. Borrowed during _new. */
 } osync_csv_config_t;
 
-/* Sets `size`, and the zone to the machine's. */
-OSYNC_API void osync_csv_config_init(osync_csv_config_t *config);
+/* `size`: sizeof *config. Sets it, and the zone to the machine's. */
+OSYNC_API void osync_csv_config_init(osync_csv_config_t *config, size_t size);
 /* `table` is borrowed and must outlive the encoder; `config` NULL is the default. An unknown zone is OSYNC_ECONFIG. */
 OSYNC_API int osync_csv_new(osync_csv_t **out, const osync_table_t *table, const osync_csv_config_t *config,
                             osync_error_t *err);

@@ -73,8 +73,8 @@ typedef struct osync_snapshot_name {
  * no MANIFEST, hence no snapshot. OSYNC_ECORRUPT: it isn't a MANIFEST. OSYNC_ETOOBIG: it is too large to be one. */
 OSYNC_API int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err);
 
-/* Sets `size` and zeroes the rest: phase ALL, base AUTO, nothing named. */
-OSYNC_API void osync_reader_config_init(osync_reader_config_t *config);
+/* `size`: sizeof *config. Sets it and zeroes the rest: phase ALL, base AUTO, nothing named. */
+OSYNC_API void osync_reader_config_init(osync_reader_config_t *config, size_t size);
 
 /* Opens the files, finds the base and replays the window. `table` is borrowed and must outlive the reader; everything
  * else in `config` is borrowed during the call, but for `cancel`. *out is set on success only; osync_reader_close frees

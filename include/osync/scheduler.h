@@ -44,8 +44,8 @@ typedef struct osync_scheduler_config {
     uint32_t worker_threads;         /* that encode: 4 */
 } osync_scheduler_config_t;
 
-/* Sets `size` and the defaults that are named above. */
-OSYNC_API void osync_scheduler_config_init(osync_scheduler_config_t *config);
+/* `size`: sizeof *config. Sets it and the defaults that are named above. */
+OSYNC_API void osync_scheduler_config_init(osync_scheduler_config_t *config, size_t size);
 
 /* Makes a scheduler on the caller's loop; strings are copied. It does nothing before osync_scheduler_start.
  * OSYNC_ECONFIG names the field that is missing or out of range. */
@@ -63,10 +63,10 @@ OSYNC_API void osync_scheduler_close(osync_scheduler_t *scheduler, void (*cb)(vo
 /* Gives the tasks of a checkpoint that no scheduler has open back to OpenMLDB's SyncTool: writes
  * `dir`/<tid>/<pid>.progress with the committed points, and then calls the checkpoint "checkpoint.db.exported.<ms>", so
  * that the tasks have one owner. (The other way needs no call: a scheduler takes over what it finds in its state_dir.)
- * Only state_dir of `config` counts. Non-zero: `cb` is never called; else exactly once, on the loop's thread. Files are
- * written on the loop's thread. It can be done again after a failure. */
+ * `state_dir` is as in the configuration. Non-zero: `cb` is never called; else exactly once, on the loop's thread.
+ * Files are written on the loop's thread. It can be done again after a failure. */
 typedef void (*osync_scheduler_export_cb)(void *arg, int status, const osync_error_t *err);
-OSYNC_API int osync_scheduler_export_progress(uv_loop_t *loop, const osync_scheduler_config_t *config, const char *dir,
+OSYNC_API int osync_scheduler_export_progress(uv_loop_t *loop, const char *state_dir, const char *dir,
                                               osync_scheduler_export_cb cb, void *arg, osync_error_t *err);
 
 #ifdef __cplusplus

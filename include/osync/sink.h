@@ -111,8 +111,8 @@ typedef struct osync_webhdfs_config {
     uint32_t request_timeout_ms; /* 60000: of an answer; of a transfer, the longest time without progress */
 } osync_webhdfs_config_t;
 
-/* Sets `size` and the time-outs, and the rest to NULL. */
-OSYNC_API void osync_webhdfs_config_init(osync_webhdfs_config_t *config);
+/* `size`: sizeof *config. Sets it and the time-outs, and the rest to NULL. */
+OSYNC_API void osync_webhdfs_config_init(osync_webhdfs_config_t *config, size_t size);
 /* HDFS by WebHDFS: `hdfs://`, `webhdfs://`. Strings are copied. Nothing is sent before the first call. OSYNC_ECONFIG:
  * no NameNode's address can be made of the configuration. ops->close frees *out. */
 OSYNC_API int osync_webhdfs_sink_new(osync_sink_t **out, uv_loop_t *loop, const osync_webhdfs_config_t *config,

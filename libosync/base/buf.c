@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "osync/error.h"
 
 int osync__buf_reserve(osync__buf_t *b, size_t more) {
@@ -13,7 +14,7 @@ int osync__buf_reserve(osync__buf_t *b, size_t more) {
     if (need <= b->cap) return 0;
     size_t cap = b->cap ? b->cap : 256;
     while (cap < need) cap *= 2;
-    uint8_t *p = realloc(b->data, cap);
+    uint8_t *p = osync__realloc(b->data, cap);
     if (!p) return OSYNC_ENOMEM;
     b->data = p;
     b->cap = cap;
@@ -54,15 +55,19 @@ void osync__buf_consume(osync__buf_t *b, size_t n) {
 }
 
 void osync__buf_free(osync__buf_t *b) {
-    free(b->data);
+    osync__free(b->data);
     *b = (osync__buf_t){0};
 }
 
 char *osync__format(const char *fmt, ...) {
-    char *out = NULL;
     va_list ap;
     va_start(ap, fmt);
-    int n = vasprintf(&out, fmt, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
     va_end(ap);
-    return n < 0 ? NULL : out;
+    char *out = n < 0 ? NULL : osync__malloc((size_t)n + 1);
+    if (!out) return NULL;
+    va_start(ap, fmt);
+    (void)vsnprintf(out, (size_t)n + 1, fmt, ap);
+    va_end(ap);
+    return out;
 }

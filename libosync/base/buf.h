@@ -21,7 +21,7 @@ int osync__buf_printf(osync__buf_t *b, const char *fmt, ...) OSYNC_PRINTF(2, 3);
 void osync__buf_consume(osync__buf_t *b, size_t n);
 void osync__buf_free(osync__buf_t *b);
 
-/* printf into memory of the caller's (free); NULL: out of memory. */
+/* printf into memory of the caller's (osync__free); NULL: out of memory. */
 char *osync__format(const char *fmt, ...) OSYNC_PRINTF(1, 2);
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 struct osync__pool {
@@ -47,7 +48,7 @@ static void pool_free(uv_handle_t *h) {
     void *arg = p->closed_arg;
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->wake);
-    free(p);
+    osync__free(p);
     if (closed) closed(arg);
 }
 
@@ -74,11 +75,11 @@ static void on_async(uv_async_t *a) {
 }
 
 int osync__pool_new(uv_loop_t *loop, unsigned threads, osync__pool_t **out, osync_error_t *err) {
-    osync__pool_t *p = calloc(1, sizeof *p + threads * sizeof p->thread[0]);
+    osync__pool_t *p = osync__calloc(1, sizeof *p + threads * sizeof p->thread[0]);
     if (!p) return osync__err(err, OSYNC_ENOMEM, "worker pool: out of memory");
     int rc = uv_async_init(loop, &p->async, on_async);
     if (rc) {
-        free(p);
+        osync__free(p);
         return osync__err(err, OSYNC_EIO, "worker pool: %s", uv_strerror(rc));
     }
     p->async.data = p;

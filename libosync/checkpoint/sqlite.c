@@ -8,6 +8,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/pool.h"
@@ -114,7 +115,7 @@ static int bind_blob(sqlite3_stmt *st, int at, const void *data, size_t len) {
 }
 
 static void *copy_of(const void *data, size_t len) {
-    char *p = malloc(len + 1);
+    char *p = osync__malloc(len + 1);
     if (!p) return NULL;
     if (len) memcpy(p, data, len);
     p[len] = 0;
@@ -140,13 +141,13 @@ static int do_get(store_t *s, request_t *r) {
 static int add_entry(request_t *r, sqlite3_stmt *st) {
     size_t n = r->n_entries;
     if ((n & (n - 1)) == 0) { /* the room doubles at every power of two */
-        void *more = realloc(r->entries, (n ? 2 * n : 1) * sizeof r->entries[0]);
+        void *more = osync__realloc(r->entries, (n ? 2 * n : 1) * sizeof r->entries[0]);
         if (!more) return OSYNC_ENOMEM;
         r->entries = more;
     }
     const char *key = (const char *)sqlite3_column_text(st, 0);
     size_t len = (size_t)sqlite3_column_bytes(st, 1);
-    osync_checkpoint_entry_t e = {.key = key ? strdup(key) : NULL, .len = len};
+    osync_checkpoint_entry_t e = {.key = key ? osync__strdup(key) : NULL, .len = len};
     e.value = copy_of(sqlite3_column_blob(st, 1), len);
     r->entries[r->n_entries++] = e;
     return e.key && e.value ? 0 : OSYNC_ENOMEM;
@@ -218,14 +219,14 @@ static void work_close(osync__job_t *job) {
 
 static void request_free(request_t *r) {
     for (size_t i = 0; i < r->n_entries; i++) {
-        free((void *)(uintptr_t)r->entries[i].key);
-        free((void *)(uintptr_t)r->entries[i].value);
+        osync__free((void *)(uintptr_t)r->entries[i].key);
+        osync__free((void *)(uintptr_t)r->entries[i].value);
     }
-    free(r->entries);
-    free(r->key);
-    free(r->expected);
-    free(r->value);
-    free(r);
+    osync__free(r->entries);
+    osync__free(r->key);
+    osync__free(r->expected);
+    osync__free(r->value);
+    osync__free(r);
 }
 
 static void answer(store_t *s, request_t *r, const osync_error_t *batch_error) {
@@ -268,8 +269,8 @@ static void on_pool_closed(void *arg) {
     store_t *s = arg;
     void (*closed)(void *) = s->closed;
     void *closed_arg = s->closed_arg;
-    free(s->path);
-    free(s);
+    osync__free(s->path);
+    osync__free(s);
     if (closed) closed(closed_arg);
 }
 
@@ -299,10 +300,10 @@ static int submit(store_t *s, const request_t *from, const char *key) {
     if (key_len > MAX_KEY || from->len > MAX_VALUE || from->expected_len > MAX_VALUE) return OSYNC_ETOOBIG;
     for (size_t i = 0; i < key_len; i++)
         if ((unsigned char)key[i] >= 0x80) return OSYNC_EINVAL;
-    request_t *r = malloc(sizeof *r);
+    request_t *r = osync__malloc(sizeof *r);
     if (!r) return OSYNC_ENOMEM;
     *r = *from;
-    r->key = strdup(key);
+    r->key = osync__strdup(key);
     r->expected = from->expected ? copy_of(from->expected, from->expected_len) : NULL;
     r->value = from->value ? copy_of(from->value, from->len) : NULL;
     if (!r->key || (from->expected && !r->expected) || (from->value && !r->value)) {
@@ -352,17 +353,19 @@ static const osync_checkpoint_ops_t store_ops = {.size = sizeof(osync_checkpoint
 
 static int make_folder(const char *path, osync_error_t *err) {
     const char *slash = strrchr(path, '/');
-    char *dir = slash == path ? strdup("/") : slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
+    char *dir = slash == path ? osync__strdup("/")
+                : slash       ? osync__strndup(path, (size_t)(slash - path))
+                              : osync__strdup(".");
     if (!dir) return osync__err(err, OSYNC_ENOMEM, "checkpoint %s: out of memory", path);
     int rc = osync__mkdirs(dir, err);
-    free(dir);
+    osync__free(dir);
     return rc ? osync__err_wrap(err, err, "checkpoint %s", path) : 0;
 }
 
 /* The file's name, and the names of the folders above it, must survive a power cut as its content does. Those folders
  * may have been made just now; one that we may not even open was not. */
 static int sync_names(const char *path, osync_error_t *err) {
-    char *dir = strdup(path), *slash;
+    char *dir = osync__strdup(path), *slash;
     int rc = dir ? 0 : osync__err(err, OSYNC_ENOMEM, "checkpoint %s: out of memory", path);
     if (!rc && !strchr(dir, '/')) rc = osync__fsync_dir(".", err);
     for (bool own = true; !rc && (slash = strrchr(dir, '/')); own = false) {
@@ -370,7 +373,7 @@ static int sync_names(const char *path, osync_error_t *err) {
         rc = osync__fsync_dir(*dir ? dir : "/", err);
         if (rc == OSYNC_EPERM && !own) rc = 0;
     }
-    free(dir);
+    osync__free(dir);
     return rc;
 }
 
@@ -437,8 +440,8 @@ int osync_sqlite_checkpoint_new(osync_checkpoint_t **out, uv_loop_t *loop, const
     int rc = 0;
     store_t *s = NULL;
     if (!path || !*path) return osync__err(err, OSYNC_EINVAL, "checkpoint: no path");
-    s = calloc(1, sizeof *s);
-    if (!s || !(s->path = strdup(path))) {
+    s = osync__calloc(1, sizeof *s);
+    if (!s || !(s->path = osync__strdup(path))) {
         rc = osync__err(err, OSYNC_ENOMEM, "checkpoint: out of memory");
         goto done;
     }
@@ -450,8 +453,8 @@ int osync_sqlite_checkpoint_new(osync_checkpoint_t **out, uv_loop_t *loop, const
 done:
     if (s) {
         if (s->db) db_close(s);
-        free(s->path);
-        free(s);
+        osync__free(s->path);
+        osync__free(s);
     }
     return rc;
 }

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
+#include "base/config.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -56,25 +58,26 @@ struct osync_collector {
 
 static void close_parts(osync_collector_t *c);
 
-void osync_collector_config_init(osync_collector_config_t *config) {
-    *config = (osync_collector_config_t){
-        .size = sizeof *config,
-        .endpoint = "127.0.0.1:8888",
-        .zk_root_path = "/openmldb",
-        .zk_auth_schema = "digest",
-        .zk_cert = "",
-        .zk_session_timeout_ms = 2000,
-        .data_dir = "/tmp/openmldb/datacollector",
-        .db_root_path = "",
-        .max_pack_size = 1 << 20,
-        .max_body_size = 64 << 20,
-        .request_timeout_ms = 20000,
-        .heartbeat_ms = 5000,
-        .snapshot_settle_ms = 60000,
-        .worker_threads = 4,
-        .min_free_percent = 5,
-        .hold_expire_ms = 24 * 3600 * 1000,
-    };
+static const osync_collector_config_t defaults = {
+    .endpoint = "127.0.0.1:8888",
+    .zk_root_path = "/openmldb",
+    .zk_auth_schema = "digest",
+    .zk_cert = "",
+    .zk_session_timeout_ms = 2000,
+    .data_dir = "/tmp/openmldb/datacollector",
+    .db_root_path = "",
+    .max_pack_size = 1 << 20,
+    .max_body_size = 64 << 20,
+    .request_timeout_ms = 20000,
+    .heartbeat_ms = 5000,
+    .snapshot_settle_ms = 60000,
+    .worker_threads = 4,
+    .min_free_percent = 5,
+    .hold_expire_ms = 24 * 3600 * 1000,
+};
+
+void osync_collector_config_init(osync_collector_config_t *config, size_t size) {
+    osync__config_init(config, size, &defaults, sizeof defaults);
 }
 
 /* ---- partitions ---- */
@@ -92,7 +95,7 @@ static osync__partition_t *get_partition(osync_collector_t *c, uint64_t key, osy
         osync__err(err, OSYNC_ETOOBIG, "this collector has %d tasks and holds, and takes no more", MAX_PARTITIONS);
         return NULL;
     }
-    p = calloc(1, sizeof *p);
+    p = osync__calloc(1, sizeof *p);
     if (!p) {
         osync__err(err, OSYNC_ENOMEM, "out of memory");
         return NULL;
@@ -107,7 +110,7 @@ static void drop_if_unused(osync__partition_t *p) {
     osync_collector_t *c = p->collector;
     if (p->users > 0) return;
     HASH_DEL(c->partitions, p);
-    free(p);
+    osync__free(p);
 }
 
 static int add_task(osync__task_t **out, osync__partition_t *p, Openmldb__Datasync__AddSyncTaskRequest *request,
@@ -126,8 +129,8 @@ static uint64_t written_ms(const osync_collector_t *c, uint64_t key, const char 
     char *dir = osync__task_dir(c->config.data_dir, key);
     char *path = dir ? osync__format("%s/%s", dir, name) : NULL;
     bool none = path && stat(path, &st) && errno == ENOENT;
-    free(path);
-    free(dir);
+    osync__free(path);
+    osync__free(dir);
     return none ? 0 : st.st_mtime > 0 ? (uint64_t)st.st_mtime * 1000 : 1;
 }
 
@@ -144,8 +147,8 @@ static int read_stored(osync_collector_t *c, uint64_t key, const char *name, osy
     char *path = dir ? osync__format("%s/%s", dir, name) : NULL;
     int rc = path ? osync__read_file(path, OSYNC__PROGRESS_LIMIT, bytes, err)
                   : osync__err(err, OSYNC_ENOMEM, "out of memory");
-    free(path);
-    free(dir);
+    osync__free(path);
+    osync__free(dir);
     return rc;
 }
 
@@ -155,11 +158,12 @@ static int read_task(osync_collector_t *c, uint64_t key, Openmldb__Datasync__Add
     *out = NULL;
     int rc = read_stored(c, key, OSYNC__TASK_PROGRESS, &bytes, err);
     Openmldb__Datasync__AddSyncTaskRequest *r =
-        rc ? NULL : openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
+        rc ? NULL
+           : openmldb__datasync__add_sync_task_request__unpack(&osync__protobuf_allocator, bytes.len, bytes.data);
     if (!rc && (!r || !r->sync_point || ((uint64_t)r->tid << 32 | r->pid) != key)) {
         rc = osync__err(err, OSYNC_ECORRUPT, "its %s (%zu bytes) isn't the stored task of its folder",
                         OSYNC__TASK_PROGRESS, bytes.len);
-        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
         r = NULL;
     }
     *out = r;
@@ -172,11 +176,11 @@ static int read_hold(osync_collector_t *c, uint64_t key, Openmldb__Datasync__Hol
     *out = NULL;
     int rc = read_stored(c, key, OSYNC__HOLD_PROGRESS, &bytes, err);
     Openmldb__Datasync__HoldLogRequest *r =
-        rc ? NULL : openmldb__datasync__hold_log_request__unpack(NULL, bytes.len, bytes.data);
+        rc ? NULL : openmldb__datasync__hold_log_request__unpack(&osync__protobuf_allocator, bytes.len, bytes.data);
     if (!rc && (!r || ((uint64_t)r->tid << 32 | r->pid) != key)) {
         rc = osync__err(err, OSYNC_ECORRUPT, "its %s (%zu bytes) isn't the stored hold of its folder",
                         OSYNC__HOLD_PROGRESS, bytes.len);
-        if (r) openmldb__datasync__hold_log_request__free_unpacked(r, NULL);
+        if (r) openmldb__datasync__hold_log_request__free_unpacked(r, &osync__protobuf_allocator);
         r = NULL;
     }
     *out = r;
@@ -194,7 +198,7 @@ int osync__task_dir_make(const char *dir, osync_error_t *err) {
     OSYNC__BEFORE(folder_dirsync);
     if (!rc) rc = osync__fsync_dir(parent, err);
     OSYNC__AFTER(folder_dirsync);
-    free(parent);
+    osync__free(parent);
     return rc;
 }
 
@@ -208,7 +212,7 @@ int osync__task_dir_remove(const char *dir, osync_error_t *err) {
         OSYNC__BEFORE(task_unlink);
         if (unlink(path) && errno != ENOENT) rc = osync__err_errno(err, errno, "unlink %s", path);
         OSYNC__AFTER(task_unlink);
-        free(path);
+        osync__free(path);
     }
     if (rc) return rc;
     OSYNC__BEFORE(folder_remove);
@@ -226,7 +230,7 @@ static void load_task(osync_collector_t *c, uint64_t key) {
     if (!rc) {
         p = get_partition(c, key, &err);
         if (!p) {
-            openmldb__datasync__add_sync_task_request__free_unpacked(request, NULL);
+            openmldb__datasync__add_sync_task_request__free_unpacked(request, &osync__protobuf_allocator);
             rc = err.code;
         }
     }
@@ -260,7 +264,7 @@ static void load_hold(osync_collector_t *c, uint64_t key) {
     if (!rc) {
         p = get_partition(c, key, &err);
         if (!p) {
-            openmldb__datasync__hold_log_request__free_unpacked(request, NULL);
+            openmldb__datasync__hold_log_request__free_unpacked(request, &osync__protobuf_allocator);
             rc = err.code;
         }
     }
@@ -272,7 +276,7 @@ static void load_hold(osync_collector_t *c, uint64_t key) {
         /* Nothing was promised; what it kept would stay for good. */
         char *dir = rc == OSYNC_ECORRUPT ? osync__task_dir(c->config.data_dir, key) : NULL;
         if (dir) (void)osync__task_dir_remove(dir, NULL);
-        free(dir);
+        osync__free(dir);
     }
 }
 
@@ -321,7 +325,7 @@ static Openmldb__Datasync__AddSyncTaskRequest *copy_request(const Openmldb__Data
     size_t len = openmldb__datasync__add_sync_task_request__get_packed_size(r);
     if (!osync__buf_reserve(&bytes, len + 1)) {
         bytes.len = openmldb__datasync__add_sync_task_request__pack(r, bytes.data);
-        copy = openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
+        copy = openmldb__datasync__add_sync_task_request__unpack(&osync__protobuf_allocator, bytes.len, bytes.data);
     }
     osync__buf_free(&bytes);
     return copy;
@@ -370,7 +374,7 @@ static Openmldb__Datasync__HoldLogRequest *copy_hold(const Openmldb__Datasync__H
     size_t len = openmldb__datasync__hold_log_request__get_packed_size(r);
     if (!osync__buf_reserve(&bytes, len + 1)) {
         bytes.len = openmldb__datasync__hold_log_request__pack(r, bytes.data);
-        copy = openmldb__datasync__hold_log_request__unpack(NULL, bytes.len, bytes.data);
+        copy = openmldb__datasync__hold_log_request__unpack(&osync__protobuf_allocator, bytes.len, bytes.data);
     }
     osync__buf_free(&bytes);
     return copy;
@@ -412,7 +416,7 @@ static void on_hold(osync__rpc_call_t *call, void *arg) {
     }
     p = get_partition(c, key, &err);
     if (!p)
-        openmldb__datasync__hold_log_request__free_unpacked(request, NULL);
+        openmldb__datasync__hold_log_request__free_unpacked(request, &osync__protobuf_allocator);
     else if (!add_hold(p, request, call, 0, &err))
         return;
     else
@@ -604,7 +608,7 @@ static int lock_data_dir(osync_collector_t *c, osync_error_t *err) {
         rc = errno == EWOULDBLOCK ? osync__err(err, OSYNC_ECONFIG,
                                                "data folder %s is in use by another collector: give each its own", dir)
                                   : osync__err_errno(err, errno, "lock %s", path);
-    free(path);
+    osync__free(path);
     return rc;
 }
 
@@ -629,7 +633,7 @@ static bool remove_remnant(const osync_collector_t *c, uint64_t key) {
     OSYNC__BEFORE(remnant_remove);
     if (osync__rmtree(dir, &err)) osync__log(OSYNC_LOG_WARN, "collector: %s", err.message);
     OSYNC__AFTER(remnant_remove);
-    free(dir);
+    osync__free(dir);
     return true;
 }
 
@@ -731,8 +735,6 @@ int osync_collector_port(const osync_collector_t *c) {
 /* ---- make and end ---- */
 
 static int check_config(const osync_collector_config_t *c, osync_error_t *err) {
-    if (c->size != sizeof *c)
-        return osync__err(err, OSYNC_EINVAL, "collector configuration: made without osync_collector_config_init");
     if (!c->endpoint || !c->data_dir || !c->data_dir[0])
         return osync__err(err, OSYNC_ECONFIG, "collector configuration: endpoint and data_dir must be given");
     if (c->max_pack_size == 0 || c->max_pack_size > c->max_body_size || c->max_body_size > INT32_MAX)
@@ -754,27 +756,29 @@ static int check_config(const osync_collector_config_t *c, osync_error_t *err) {
 }
 
 static void free_collector(osync_collector_t *c) {
-    for (size_t i = 0; i < sizeof c->strings / sizeof c->strings[0]; i++) free(c->strings[i]);
-    free(c->endpoint);
-    free(c->register_path);
+    for (size_t i = 0; i < sizeof c->strings / sizeof c->strings[0]; i++) osync__free(c->strings[i]);
+    osync__free(c->endpoint);
+    osync__free(c->register_path);
     if (c->lock >= 0) close(c->lock);
-    free(c);
+    osync__free(c);
 }
 
 int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_collector_config_t *config,
                         osync_error_t *err) {
-    int rc = check_config(config, err);
+    osync_collector_config_t own = defaults;
+    int rc = osync__config_take(&own, sizeof own, config, "osync_collector_config_init", err);
+    if (!rc) rc = check_config(&own, err);
     if (rc) return rc;
-    osync_collector_t *c = calloc(1, sizeof *c);
+    osync_collector_t *c = osync__calloc(1, sizeof *c);
     if (!c) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     c->loop = loop;
-    c->config = *config;
+    c->config = own;
     c->lock = -1;
     const char **fields[] = {&c->config.endpoint,       &c->config.zk_cluster, &c->config.zk_root_path,
                              &c->config.zk_auth_schema, &c->config.zk_cert,    &c->config.data_dir,
                              &c->config.db_root_path};
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
-        c->strings[i] = strdup(*fields[i] ? *fields[i] : "");
+        c->strings[i] = osync__strdup(*fields[i] ? *fields[i] : "");
         *fields[i] = c->strings[i];
         if (!c->strings[i]) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
     }

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -83,13 +84,13 @@ static void take_path(osync__hold_t *h, const Openmldb__Api__GetTableStatusRespo
         h->tablet_tail = s->offset;
         return;
     }
-    char *path = fault ? NULL : strdup(s->binlog_path);
+    char *path = fault ? NULL : osync__strdup(s->binlog_path);
     if (fault)
         osync__err(err, OSYNC_EAGAIN, "table status is not valid: %s", *fault ? fault : "no such partition");
     else if (!path)
         osync__err(err, OSYNC_ENOMEM, "out of memory");
     if (!path) return;
-    free(h->binlog_source);
+    osync__free(h->binlog_source);
     h->binlog_source = path;
 }
 
@@ -153,7 +154,7 @@ static int find_log(osync__hold_t *h, osync_error_t *err) {
                                &tail, err);
     if (rc) return rc;
     h->found = osync__format("%s/binlog", dir);
-    free(dir);
+    osync__free(dir);
     h->links.binlog_source = h->found;
     return h->found ? 0 : osync__err(err, OSYNC_ENOMEM, "out of memory");
 }
@@ -162,11 +163,11 @@ static int link_work(osync__hold_t *h, osync_error_t *err) {
     int found = h->finds ? find_log(h, err) : 0;
     if (found) return found;
     Openmldb__Datasync__HoldLogRequest *r =
-        openmldb__datasync__hold_log_request__unpack(NULL, h->bytes.len, h->bytes.data);
+        openmldb__datasync__hold_log_request__unpack(&osync__protobuf_allocator, h->bytes.len, h->bytes.data);
     if (!r) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     if (!h->links.binlog_source) { /* the tablet hasn't answered since the start: only the budget wants to know */
         osync__links_measure(&h->links);
-        openmldb__datasync__hold_log_request__free_unpacked(r, NULL);
+        openmldb__datasync__hold_log_request__free_unpacked(r, &osync__protobuf_allocator);
         return 0;
     }
     int rc = osync__task_dir_make(h->dir, err);
@@ -175,7 +176,7 @@ static int link_work(osync__hold_t *h, osync_error_t *err) {
     if (!rc) rc = osync__links_all(&h->links, false, true, err);
     if (!rc && r->committed) rc = osync__links_release(&h->links, r->committed, err);
     if (!rc) rc = osync__links_entries(&h->links, &h->first, &h->last, err);
-    openmldb__datasync__hold_log_request__free_unpacked(r, NULL);
+    openmldb__datasync__hold_log_request__free_unpacked(r, &osync__protobuf_allocator);
     return rc;
 }
 
@@ -197,7 +198,7 @@ static void on_work_done(osync__job_t *job) {
     h->link_bytes = h->links.bytes;
     h->pinned = h->links.pinned;
     if (h->found) {
-        free(h->binlog_source);
+        osync__free(h->binlog_source);
         h->binlog_source = h->found;
         h->found = NULL;
     }
@@ -235,13 +236,13 @@ static void link_log(osync__hold_t *h) {
 /* ---- the end ---- */
 
 static void free_hold(osync__hold_t *h) {
-    openmldb__datasync__hold_log_request__free_unpacked(h->request, NULL);
+    openmldb__datasync__hold_log_request__free_unpacked(h->request, &osync__protobuf_allocator);
     osync__buf_free(&h->bytes);
     osync__buf_free(&h->stored);
-    free(h->dir);
-    free(h->progress_path);
-    free(h->binlog_source);
-    free(h);
+    osync__free(h->dir);
+    osync__free(h->progress_path);
+    osync__free(h->binlog_source);
+    osync__free(h);
 }
 
 static void on_timer_closed(uv_handle_t *handle) {
@@ -305,7 +306,7 @@ static void go_on(osync__hold_t *h) {
 
 void osync__hold_refresh(osync__hold_t *h, Openmldb__Datasync__HoldLogRequest *request, osync__rpc_call_t *call) {
     answer(h); /* an earlier one that still waits: its scheduler has given it up */
-    openmldb__datasync__hold_log_request__free_unpacked(h->request, NULL);
+    openmldb__datasync__hold_log_request__free_unpacked(h->request, &osync__protobuf_allocator);
     h->request = request;
     h->call = call;
     h->refreshed = osync__mono_ms();
@@ -317,9 +318,9 @@ void osync__hold_refresh(osync__hold_t *h, Openmldb__Datasync__HoldLogRequest *r
 int osync__hold_new(osync__hold_t **out, const osync__task_env_t *env, osync__partition_t *partition,
                     Openmldb__Datasync__HoldLogRequest *request, osync__rpc_call_t *call, uint64_t age_ms,
                     osync_error_t *err) {
-    osync__hold_t *h = calloc(1, sizeof *h);
+    osync__hold_t *h = osync__calloc(1, sizeof *h);
     if (!h) {
-        openmldb__datasync__hold_log_request__free_unpacked(request, NULL);
+        openmldb__datasync__hold_log_request__free_unpacked(request, &osync__protobuf_allocator);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
     h->env = env;

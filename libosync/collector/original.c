@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "collector/internal.h"
@@ -17,9 +18,9 @@ int osync__original_check(const osync__links_t *links, const char *progress, osy
     Openmldb__Datasync__AddSyncTaskRequest *r = NULL;
     bool same = osync__links_manifest(links, &manifest, NULL) == 0 &&
                 osync__read_file(progress, OSYNC__PROGRESS_LIMIT, &bytes, NULL) == 0;
-    if (same) r = openmldb__datasync__add_sync_task_request__unpack(NULL, bytes.len, bytes.data);
+    if (same) r = openmldb__datasync__add_sync_task_request__unpack(&osync__protobuf_allocator, bytes.len, bytes.data);
     same = r && r->sync_point && osync__original_inside(r->sync_point);
-    if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+    if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
     osync__buf_free(&bytes);
     if (same) return 0;
     return osync__err(

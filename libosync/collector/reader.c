@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/alloc.h"
+#include "base/config.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "collector/lineage.h"
@@ -414,7 +416,7 @@ static void free_probes(probe_t *p, size_t n) {
         osync__buf_free(&p[i].key);
         osync__buf_free(&p[i].pk);
     }
-    free(p);
+    osync__free(p);
 }
 
 /* Is the absence of a put explained by a later operation among the probes? */
@@ -466,7 +468,7 @@ static int check_base(osync_reader_t *r, range_t *g, const osync__log_file_t *fi
     int rc = 0;
     size_t first = 0, n = 0;
     osync__buf_t value = {0};
-    probe_t *ring = calloc(PROBES, sizeof *ring);
+    probe_t *ring = osync__calloc(PROBES, sizeof *ring);
     if (!ring) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     *good = true;
     rc = seek_probes(r, files, f, err);
@@ -841,22 +843,23 @@ int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error
     return rc;
 }
 
-void osync_reader_config_init(osync_reader_config_t *config) {
-    *config = (osync_reader_config_t){.size = sizeof *config};
+void osync_reader_config_init(osync_reader_config_t *config, size_t size) {
+    osync__config_init(config, size, &(osync_reader_config_t){0}, sizeof *config);
 }
 
 static char *copy_string(const char *s, int *rc) {
-    char *copy = s ? strdup(s) : NULL;
+    char *copy = s ? osync__strdup(s) : NULL;
     if (s && !copy) *rc = OSYNC_ENOMEM;
     return copy;
 }
 
 static int open_point(osync_reader_t *r, const osync_reader_config_t *c, osync_error_t *err) {
     if (!c->point || c->point_len == 0) return start_fresh(r, c->base, err);
-    Openmldb__Datasync__SyncPoint *p = openmldb__datasync__sync_point__unpack(NULL, c->point_len, c->point);
+    Openmldb__Datasync__SyncPoint *p =
+        openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, c->point_len, c->point);
     if (!p) return osync__err(err, OSYNC_ECORRUPT, "the sync point to go on from doesn't parse");
     int rc = start_at(r, p, c->base, err);
-    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
     return rc;
 }
 
@@ -872,8 +875,11 @@ static int advise(int rc, osync_error_t *err) {
                           : "`create --restart` begins a new sync from scratch");
 }
 
-int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *c,
+int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *config,
                       osync_error_t *err) {
+    osync_reader_config_t own = {0}, *c = &own;
+    int rc = osync__config_take(&own, sizeof own, config, "osync_reader_config_init", err);
+    if (rc) return rc;
     if (c->phase == OSYNC_PHASE_SNAPSHOT ? !c->snapshot_dir : !c->binlog_dir)
         return osync__err(err, OSYNC_EINVAL, "a reader of this phase needs a %s folder",
                           c->phase == OSYNC_PHASE_SNAPSHOT ? "snapshot" : "binlog");
@@ -881,9 +887,8 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
         return osync__err(err, OSYNC_EINVAL, "a reader of all phases needs a scratch folder");
     if (c->snapshot_dir && c->base == OSYNC_BASE_AUTO && c->phase == OSYNC_PHASE_ALL && !c->snapshot_name)
         return osync__err(err, OSYNC_EINVAL, "to find the base, the snapshot's name is needed");
-    osync_reader_t *r = calloc(1, sizeof *r);
+    osync_reader_t *r = osync__calloc(1, sizeof *r);
     if (!r) return osync__err(err, OSYNC_ENOMEM, "reader: out of memory");
-    int rc = 0;
     r->form = *table;
     r->table = &r->form;
     r->memory = table->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory;
@@ -930,10 +935,10 @@ void osync_reader_close(osync_reader_t *r) {
     osync__buf_free(&r->arena.block);
     osync__buf_free(&r->key);
     osync__buf_free(&r->point);
-    free(r->scratch_dir);
-    free(r->snapshot_dir);
-    free(r->snapshot_name);
-    free(r);
+    osync__free(r->scratch_dir);
+    osync__free(r->snapshot_dir);
+    osync__free(r->snapshot_name);
+    osync__free(r);
 }
 
 /* ---- rows ---- */

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/alloc.h"
 #include "base/buf.h"
 #include "base/error.h"
 #include "base/sys.h"
@@ -68,15 +69,16 @@ static int check_log(const char *dir, uint64_t offset, uint64_t *tail, osync_err
 
 /* The folder below one root; *found NULL: there is none. */
 static int look_below(const char *root, size_t len, uint32_t tid, uint32_t pid, char **found, osync_error_t *err) {
-    char path[PATH_MAX];
+    char path[PATH_MAX], real[PATH_MAX];
     struct stat st;
     *found = NULL;
     if (len > sizeof path || (size_t)snprintf(path, sizeof path, "%.*s/%u_%u", (int)len, root, tid, pid) >= sizeof path)
         return osync__err(err, OSYNC_ETOOBIG, "db_root_path: a path is too long");
     if (stat(path, &st)) return errno == ENOENT ? 0 : osync__err_errno(err, errno, "stat %s", path);
     if (!S_ISDIR(st.st_mode)) return 0;
-    *found = realpath(path, NULL);
-    return *found ? 0 : osync__err_errno(err, errno, "find %s", path);
+    if (!realpath(path, real)) return osync__err_errno(err, errno, "find %s", path);
+    *found = osync__strdup(real);
+    return *found ? 0 : osync__err(err, OSYNC_ENOMEM, "out of memory");
 }
 
 int osync__roots_find(const char *roots, uint32_t tid, uint32_t pid, uint64_t offset, char **dir, uint64_t *tail,
@@ -97,7 +99,7 @@ int osync__roots_find(const char *roots, uint32_t tid, uint32_t pid, uint64_t of
             found = other;
             other = NULL;
         }
-        free(other);
+        osync__free(other);
         root += len + (root[len] == ',');
     }
     if (!rc && !found)
@@ -108,7 +110,7 @@ int osync__roots_find(const char *roots, uint32_t tid, uint32_t pid, uint64_t of
     if (!rc) rc = check_meta(found, tid, pid, err);
     if (!rc) rc = check_log(found, offset, tail, err);
     if (rc) {
-        free(found);
+        osync__free(found);
         return rc;
     }
     *dir = found;

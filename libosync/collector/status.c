@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "collector/internal.h"
 #include "osync/version.h"
 
@@ -49,13 +50,7 @@ static void reply_json(osync__rpc_call_t *call, const osync__status_page_t *page
                             (json_int_t)page->config->max_pinned_bytes, "free_bytes", (json_int_t)page->free_bytes,
                             "disk_bytes", (json_int_t)page->disk_bytes, "min_free_percent",
                             (json_int_t)page->config->min_free_percent, "tasks", tasks, "holds", holds);
-    char *text = all ? json_dumps(all, JSON_INDENT(2)) : NULL;
-    if (text)
-        osync__rpc_reply_http(call, 200, "application/json", text, strlen(text));
-    else
-        osync__rpc_reply_http(call, 500, "text/plain", "out of memory\n", 14);
-    free(text);
-    json_decref(all);
+    osync__rpc_reply_json(call, all);
 }
 
 static int print_task(osync__buf_t *b, const osync__task_status_t *s) {

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -158,7 +159,7 @@ static int pack_point(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p) 
 }
 
 static Openmldb__Datasync__SyncPoint *unpack_point(const osync__buf_t *b) {
-    return openmldb__datasync__sync_point__unpack(NULL, b->len, b->data);
+    return openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, b->len, b->data);
 }
 
 static void move(osync__buf_t *to, osync__buf_t *from) {
@@ -299,20 +300,20 @@ static int make_progress(osync__task_t *t) {
     rc = osync__buf_reserve(&t->job_bytes, len);
     if (!rc) t->job_bytes.len = openmldb__datasync__add_sync_task_request__pack(t->request, t->job_bytes.data);
     t->request->sync_point = NULL;
-    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
     return rc;
 }
 
 /* Drops links that the stored point (in job_bytes) doesn't need. */
 static int release(osync__task_t *t, osync_error_t *err) {
-    Openmldb__Datasync__AddSyncTaskRequest *r =
-        openmldb__datasync__add_sync_task_request__unpack(NULL, t->job_bytes.len, t->job_bytes.data);
+    Openmldb__Datasync__AddSyncTaskRequest *r = openmldb__datasync__add_sync_task_request__unpack(
+        &osync__protobuf_allocator, t->job_bytes.len, t->job_bytes.data);
     if (!r || !r->sync_point) {
-        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+        if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
     int rc = osync__links_release(&t->links, r->sync_point, err);
-    openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+    openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
     return rc;
 }
 
@@ -360,19 +361,19 @@ const char *osync__status_fault(const Openmldb__Api__TableStatus *s, const osync
 
 static int set_sources(osync__task_t *t, char *snapshot, char *binlog, osync_error_t *err) {
     if (!snapshot || !binlog) {
-        free(snapshot);
-        free(binlog);
+        osync__free(snapshot);
+        osync__free(binlog);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
-    free(t->snapshot_source);
-    free(t->binlog_source);
+    osync__free(t->snapshot_source);
+    osync__free(t->binlog_source);
     t->links.snapshot_source = t->snapshot_source = snapshot;
     t->links.binlog_source = t->binlog_source = binlog;
     return 0;
 }
 
 static int find_work(osync__task_t *t, osync_error_t *err) {
-    free(t->found_dir);
+    osync__free(t->found_dir);
     t->found_dir = NULL;
     return osync__roots_find(t->env->config->db_root_path, t->request->tid, t->request->pid, t->tablet_tail,
                              &t->found_dir, &t->found_tail, err);
@@ -434,7 +435,7 @@ static void on_status(void *arg, int status, const ProtobufCMessage *message, co
         t->memory = osync__status_is_memory(s);
         if (t->memory)
             rc = take_memory_status(t, s, &err);
-        else if (!(rc = set_sources(t, strdup(s->snapshot_path), strdup(s->binlog_path), &err)))
+        else if (!(rc = set_sources(t, osync__strdup(s->snapshot_path), osync__strdup(s->binlog_path), &err)))
             t->stage = ASK_SCHEMA;
         if (rc) setup_failed(t, &err);
     }
@@ -522,8 +523,8 @@ static int unlink_if_there(const char *path, osync_error_t *err) {
 }
 
 static int link_work(osync__task_t *t, osync_error_t *err) {
-    Openmldb__Datasync__AddSyncTaskRequest *r =
-        openmldb__datasync__add_sync_task_request__unpack(NULL, t->job_bytes.len, t->job_bytes.data);
+    Openmldb__Datasync__AddSyncTaskRequest *r = openmldb__datasync__add_sync_task_request__unpack(
+        &osync__protobuf_allocator, t->job_bytes.len, t->job_bytes.data);
     if (!r) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     const Openmldb__Datasync__SyncPoint *p = r->sync_point;
     bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
@@ -549,7 +550,7 @@ static int link_work(osync__task_t *t, osync_error_t *err) {
         OSYNC__AFTER(hold_unlink);
     }
     if (rc && t->handed_out && !had_progress) (void)osync__rmtree(t->dir, NULL);
-    openmldb__datasync__add_sync_task_request__free_unpacked(r, NULL);
+    openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
     return rc;
 }
 
@@ -685,7 +686,7 @@ static int open_work(osync__task_t *t, osync_error_t *err) {
     bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
     bool begins = traverses && !p->has_pk && !p->has_offset && p->n_ranges == 0;
     int rc = osync__original_inside(p) ? osync__original_point(&t->links, p, &t->from, err) : 0;
-    openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
     if (rc) return rc;
     t->wait_ms = 0;
     if (traverses && access(t->data_dir, F_OK)) {
@@ -703,7 +704,7 @@ static int open_work(osync__task_t *t, osync_error_t *err) {
     if (rc) return rc;
     if (snapshot && t->memory && !(sdb = osync__format("%s/%s", t->data_dir, name)))
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
-    osync_reader_config_init(&config);
+    osync_reader_config_init(&config, sizeof config);
     config.binlog_dir = t->binlog_dir;
     config.snapshot_dir = snapshot && !t->memory ? t->data_dir : sdb;
     config.snapshot_offset = manifest.offset;
@@ -726,7 +727,7 @@ static int open_work(osync__task_t *t, osync_error_t *err) {
     }
     if (!rc) osync_reader_progress(t->reader, &t->job_progress);
     osync__links_measure(&t->links);
-    free(sdb);
+    osync__free(sdb);
     return rc;
 }
 
@@ -890,18 +891,18 @@ static void free_task(osync__task_t *t) {
     osync__buf_free(&t->committed);
     osync__buf_free(&t->job_bytes);
     osync_table_free(t->table);
-    openmldb__datasync__add_sync_task_request__free_unpacked(t->request, NULL);
-    free(t->give_up_why);
-    free(t->dir);
-    free(t->progress_path);
-    free(t->hold_path);
-    free(t->binlog_dir);
-    free(t->data_dir);
-    free(t->scratch_dir);
-    free(t->snapshot_source);
-    free(t->binlog_source);
-    free(t->found_dir);
-    free(t);
+    openmldb__datasync__add_sync_task_request__free_unpacked(t->request, &osync__protobuf_allocator);
+    osync__free(t->give_up_why);
+    osync__free(t->dir);
+    osync__free(t->progress_path);
+    osync__free(t->hold_path);
+    osync__free(t->binlog_dir);
+    osync__free(t->data_dir);
+    osync__free(t->scratch_dir);
+    osync__free(t->snapshot_source);
+    osync__free(t->binlog_source);
+    osync__free(t->found_dir);
+    osync__free(t);
 }
 
 static void on_handle_closed(uv_handle_t *h) {
@@ -961,7 +962,7 @@ static void say_missing(const osync__task_t *t, char *out, size_t size) {
     int rc = !p                       ? osync__err(&err, OSYNC_ENOMEM, "out of memory")
              : t->links.binlog_source ? osync__links_missing(&t->links, p, &first, &last, &err)
                                       : osync__err(&err, OSYNC_EAGAIN, "it hasn't answered yet");
-    if (p) openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    if (p) openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
     if (rc)
         (void)snprintf(out, size,
                        "`retry` goes on if the TabletServer still has the log that is needed (that can't be told now: "
@@ -995,7 +996,7 @@ static void give_up_done(osync__task_t *t, int rc, osync_error_t *err) {
     if (t->ending) return;
     t->gave_up = true;
     osync__err(&reason, rc, "%s: %s", t->give_up_why, err->message);
-    free(t->give_up_why);
+    osync__free(t->give_up_why);
     t->give_up_why = NULL;
     if (!t->sending) drop_packs(t);
     fail(t, &reason);
@@ -1007,7 +1008,7 @@ uint64_t osync__task_pinned(const osync__task_t *t) {
 
 bool osync__task_give_up(osync__task_t *t, const char *why) {
     if (t->ending || t->give_up || t->gave_up || t->handed_out || t->partition->incoming) return false;
-    t->give_up_why = strdup(why);
+    t->give_up_why = osync__strdup(why);
     if (!t->give_up_why) return false; /* the next time */
     t->give_up = true;
     set_cancel(t, 1);
@@ -1251,8 +1252,8 @@ static void send_request(osync__task_t *t, const pack_t *p) {
     } else {
         osync__err(&err, rc, "out of memory");
     }
-    if (r.start_point) openmldb__datasync__sync_point__free_unpacked(r.start_point, NULL);
-    if (r.next_point) openmldb__datasync__sync_point__free_unpacked(r.next_point, NULL);
+    if (r.start_point) openmldb__datasync__sync_point__free_unpacked(r.start_point, &osync__protobuf_allocator);
+    if (r.next_point) openmldb__datasync__sync_point__free_unpacked(r.next_point, &osync__protobuf_allocator);
     t->last_sent = osync__mono_ms();
     if (!p) t->report_now = false;
     if (rc) {
@@ -1306,7 +1307,7 @@ static void show_point(const osync__buf_t *b, char *out, size_t size) {
     else
         (void)snprintf(out, size, "snapshot %.32s at a key of %zu bytes, ts %llu",
                        p->snapshot_name ? p->snapshot_name : "?", p->pk.len, (unsigned long long)p->ts);
-    if (p) openmldb__datasync__sync_point__free_unpacked(p, NULL);
+    if (p) openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
 }
 
 void osync__task_status(const osync__task_t *t, osync__task_status_t *out) {
@@ -1345,17 +1346,18 @@ static int take_point(osync__task_t *t) {
     t->fresh = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT && !p->has_pk && p->n_ranges == 0;
     int rc = pack_point(&t->committed, p);
     if (!rc) rc = assign(&t->point, t->committed.data, t->committed.len);
-    if (t->request->sync_point) openmldb__datasync__sync_point__free_unpacked(t->request->sync_point, NULL);
+    if (t->request->sync_point)
+        openmldb__datasync__sync_point__free_unpacked(t->request->sync_point, &osync__protobuf_allocator);
     t->request->sync_point = NULL;
-    if (!t->request->des_endpoint) t->request->des_endpoint = strdup("");
+    if (!t->request->des_endpoint) t->request->des_endpoint = osync__strdup("");
     return rc || !t->request->des_endpoint ? OSYNC_ENOMEM : 0;
 }
 
 int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__partition_t *partition,
                     Openmldb__Datasync__AddSyncTaskRequest *request, osync__rpc_call_t *call, osync_error_t *err) {
-    osync__task_t *t = calloc(1, sizeof *t);
+    osync__task_t *t = osync__calloc(1, sizeof *t);
     if (!t) {
-        openmldb__datasync__add_sync_task_request__free_unpacked(request, NULL);
+        openmldb__datasync__add_sync_task_request__free_unpacked(request, &osync__protobuf_allocator);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
     t->env = env;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "format/snapshot.h"
@@ -50,11 +51,11 @@ static int db_error(const osync__window_t *w, char *text, osync_error_t *err) {
 }
 
 int osync__window_new(osync__window_t **out, const osync_table_t *table, const char *dir, osync_error_t *err) {
-    osync__window_t *w = calloc(1, sizeof *w);
-    char *copy = strdup(dir);
+    osync__window_t *w = osync__calloc(1, sizeof *w);
+    char *copy = osync__strdup(dir);
     if (!w || !copy) {
-        free(w);
-        free(copy);
+        osync__free(w);
+        osync__free(copy);
         return osync__err(err, OSYNC_ENOMEM, "window: out of memory");
     }
     w->table = table;
@@ -82,9 +83,9 @@ void osync__window_free(osync__window_t *w) {
         if (osync__rmtree(w->dir, &err)) osync__log(OSYNC_LOG_WARN, "scratch database: %s", err.message);
     }
     osync__buf_free(&w->key);
-    free(w->wide);
-    free(w->dir);
-    free(w);
+    osync__free(w->wide);
+    osync__free(w->dir);
+    osync__free(w);
 }
 
 static rocksdb_options_t *new_options(osync__window_t *w) {
@@ -176,7 +177,7 @@ static int add_wide(osync__window_t *w, uint64_t index, uint64_t start, uint64_t
         return osync__err(err, OSYNC_ETOOBIG, "the window holds more than %d deletes without a key", MAX_WIDE_DELETES);
     if (w->n_wide == w->cap_wide) {
         size_t cap = w->cap_wide ? w->cap_wide * 2 : 16;
-        wide_delete_t *p = realloc(w->wide, cap * sizeof *p);
+        wide_delete_t *p = osync__realloc(w->wide, cap * sizeof *p);
         if (!p) return osync__err(err, OSYNC_ENOMEM, "window: out of memory");
         w->wide = p;
         w->cap_wide = cap;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "delivery/internal.h"
 
@@ -128,11 +129,11 @@ void osync__sink_remove(osync__delivery_t *d, osync__failpoint_t fp, bool recurs
 /* Keeps the names of incarnations, with or without ".fenced", and of claims, and nothing else. */
 static void on_list(void *arg, int status, const char *const *names, size_t n, const osync_error_t *err) {
     osync__delivery_t *d = arg;
-    free(d->found);
+    osync__free(d->found);
     d->found = NULL;
     d->n_found = 0;
     if (!status && n > 0) {
-        d->found = calloc(n, sizeof *d->found);
+        d->found = osync__calloc(n, sizeof *d->found);
         if (!d->found) status = OSYNC_ENOMEM;
     }
     for (size_t i = 0; i < n && !status; i++) {

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "delivery/internal.h"
@@ -34,7 +35,7 @@ void osync__answer_flush(osync__delivery_t *d, int status, const osync_error_t *
     for (; w; w = next) {
         next = w->next;
         w->cb(w->arg, status, err);
-        free(w);
+        osync__free(w);
     }
 }
 
@@ -228,14 +229,14 @@ static void delivery_free(osync__delivery_t *d) {
     osync__buf_free(&d->end);
     osync__buf_free(&d->label);
     osync__buf_free(&d->append.end);
-    free(d->found);
+    osync__free(d->found);
     osync__buf_free(&d->task_info);
-    free(d->key);
-    free(d->dest);
-    free(d->task_id);
-    free(d->label_text);
-    free((void *)(uintptr_t)d->c.first_point);
-    free(d);
+    osync__free(d->key);
+    osync__free(d->dest);
+    osync__free(d->task_id);
+    osync__free(d->label_text);
+    osync__free((void *)(uintptr_t)d->c.first_point);
+    osync__free(d);
 }
 
 static bool is_plain_name(const char *s) {
@@ -250,14 +251,14 @@ int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_
     if (strlen(config->dest) > OSYNC__MAX_DEST)
         return osync__err(err, OSYNC_ETOOBIG, "the destination %.60s... is longer than %d bytes", config->dest,
                           OSYNC__MAX_DEST);
-    osync__delivery_t *d = calloc(1, sizeof *d);
+    osync__delivery_t *d = osync__calloc(1, sizeof *d);
     if (!d) return osync__err(err, OSYNC_ENOMEM, "task %s: out of memory", config->task_id);
     d->c = *config;
-    d->c.first_point = malloc(config->first_point_len + 1);
-    d->c.key = d->key = strdup(config->key);
-    d->c.dest = d->dest = strdup(config->dest);
-    d->c.task_id = d->task_id = strdup(config->task_id);
-    d->c.label_text = d->label_text = strdup(config->label_text ? config->label_text : "");
+    d->c.first_point = osync__malloc(config->first_point_len + 1);
+    d->c.key = d->key = osync__strdup(config->key);
+    d->c.dest = d->dest = osync__strdup(config->dest);
+    d->c.task_id = d->task_id = osync__strdup(config->task_id);
+    d->c.label_text = d->label_text = osync__strdup(config->label_text ? config->label_text : "");
     int rc = osync__buf_set(&d->task_info, config->task_info, config->task_info_len);
     if (rc || !d->c.first_point || !d->key || !d->dest || !d->task_id || !d->label_text) {
         delivery_free(d);
@@ -313,7 +314,7 @@ int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, u
 }
 
 void osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg) {
-    osync__waiter_t *w = malloc(sizeof *w);
+    osync__waiter_t *w = osync__malloc(sizeof *w);
     if (!w) {
         osync_error_t err;
         osync__err(&err, OSYNC_ENOMEM, "flush: out of memory");

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "delivery.pb-c.h"
 
@@ -44,12 +45,12 @@ static int pack(const ProtobufCMessage *m, osync__buf_t *out) {
 void osync__record_free(osync__record_t *r) {
     osync__buf_free(&r->point);
     osync__buf_free(&r->prepared.end);
-    free(r->former);
+    osync__free(r->former);
     *r = (osync__record_t){0};
 }
 
 int osync__record_add_former(osync__record_t *r, const char *incarnation) {
-    osync__former_t *more = realloc(r->former, (r->n_former + 1) * sizeof *more);
+    osync__former_t *more = osync__realloc(r->former, (r->n_former + 1) * sizeof *more);
     if (!more) return OSYNC_ENOMEM;
     r->former = more;
     r->former[r->n_former] = (osync__former_t){0};
@@ -61,8 +62,8 @@ int osync__record_add_former(osync__record_t *r, const char *incarnation) {
 int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t pid, osync__buf_t *out) {
     Osync__Delivery__Record m = OSYNC__DELIVERY__RECORD__INIT;
     Osync__Delivery__Prepared p = OSYNC__DELIVERY__PREPARED__INIT;
-    Osync__Delivery__Former *former = calloc(r->n_former + 1, sizeof *former);
-    Osync__Delivery__Former **formers = calloc(r->n_former + 1, sizeof *formers);
+    Osync__Delivery__Former *former = osync__calloc(r->n_former + 1, sizeof *former);
+    Osync__Delivery__Former **formers = osync__calloc(r->n_former + 1, sizeof *formers);
     int rc = former && formers ? 0 : OSYNC_ENOMEM;
     if (rc) goto done;
     m.version = RECORD_VERSION;
@@ -98,8 +99,8 @@ int osync__record_pack(const osync__record_t *r, const char *task_id, uint32_t p
     m.has_rebuilding = m.rebuilding = r->rebuilding;
     rc = pack(&m.base, out);
 done:
-    free(former);
-    free(formers);
+    osync__free(former);
+    osync__free(formers);
     return rc;
 }
 
@@ -118,7 +119,7 @@ static int take_prepared(osync__record_t *r, const Osync__Delivery__Prepared *p)
 int osync__record_unpack(osync__record_t *r, const void *data, size_t len, const char *task_id, uint32_t pid,
                          osync_error_t *err) {
     int rc = 0;
-    Osync__Delivery__Record *m = osync__delivery__record__unpack(NULL, len, data);
+    Osync__Delivery__Record *m = osync__delivery__record__unpack(&osync__protobuf_allocator, len, data);
     if (!m || m->version != RECORD_VERSION || !copy_id(r->incarnation, m->incarnation) ||
         !copy_id(r->owner, m->owner)) {
         rc = osync__err(err, OSYNC_ECORRUPT, "the record of task %s, partition %u in the checkpoint store is %s",
@@ -145,7 +146,7 @@ int osync__record_unpack(osync__record_t *r, const void *data, size_t len, const
     r->rebuilding = m->rebuilding;
     if (rc) osync__err(err, rc, "the record of task %s, partition %u: %s", task_id, pid, osync_strerror(rc));
 done:
-    if (m) osync__delivery__record__free_unpacked(m, NULL);
+    if (m) osync__delivery__record__free_unpacked(m, &osync__protobuf_allocator);
     return rc;
 }
 
@@ -172,7 +173,7 @@ int osync__label_pack(const osync__label_t *l, osync__buf_t *out) {
 
 int osync__label_unpack(osync__label_t *l, const void *data, size_t len) {
     int rc = 0;
-    Osync__Delivery__Label *m = osync__delivery__label__unpack(NULL, len, data);
+    Osync__Delivery__Label *m = osync__delivery__label__unpack(&osync__protobuf_allocator, len, data);
     if (!m || m->version != LABEL_VERSION || strlen(m->task_id) >= sizeof l->task_id ||
         !copy_id(l->attempt, m->attempt)) {
         rc = OSYNC_ECORRUPT;
@@ -193,7 +194,7 @@ int osync__label_unpack(osync__label_t *l, const void *data, size_t len) {
     if (!rc) rc = osync__buf_set(&l->text, text, strlen(text) + 1);
     if (!rc) rc = osync__buf_set(&l->task, m->task.data, m->task.len);
 done:
-    if (m) osync__delivery__label__free_unpacked(m, NULL);
+    if (m) osync__delivery__label__free_unpacked(m, &osync__protobuf_allocator);
     return rc;
 }
 

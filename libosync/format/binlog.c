@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 
@@ -59,8 +60,8 @@ struct osync__binlog {
 
 static void cursor_close(cursor_t *c) {
     if (c->open) close(c->fd);
-    free(c->path);
-    free(c->buf);
+    osync__free(c->path);
+    osync__free(c->buf);
     osync__buf_free(&c->assembled);
     *c = (cursor_t){0};
 }
@@ -74,8 +75,8 @@ static int cursor_open(cursor_t *c, const char *path, uint32_t number, size_t re
     c->open = true;
     c->number = number;
     c->cap = read_size;
-    c->path = strdup(path);
-    c->buf = malloc(read_size);
+    c->path = osync__strdup(path);
+    c->buf = osync__malloc(read_size);
     if (!c->path || !c->buf)
         rc = osync__err(err, OSYNC_ENOMEM, "open binlog file %s: out of memory", path);
     else if (fstat(c->fd, &st))
@@ -368,7 +369,7 @@ static int list_folder(const osync__binlog_t *log, listed_t **out, size_t *count
         if (!number_of(e->d_name, &number)) continue;
         if (n == cap) {
             size_t more = cap ? cap * 2 : 16;
-            listed_t *p = reallocarray(list, more, sizeof *list);
+            listed_t *p = osync__reallocarray(list, more, sizeof *list);
             if (!p) {
                 rc = osync__err(err, OSYNC_ENOMEM, "list binlog folder %s: out of memory", log->dir);
                 break;
@@ -392,7 +393,7 @@ static int list_folder(const osync__binlog_t *log, listed_t **out, size_t *count
             rc = osync__err(err, OSYNC_ECORRUPT, "binlog files %s and %s have the same number", list[i - 1].file.path,
                             list[i].file.path);
     if (rc) {
-        free(list);
+        osync__free(list);
         return rc;
     }
     *out = list;
@@ -407,8 +408,8 @@ int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err) {
     size_t n = 0, kept = 0;
     int rc = list_folder(log, &list, &n, err);
     if (rc) return rc;
-    files = calloc(n ? n : 1, sizeof *files);
-    inodes = calloc(n ? n : 1, sizeof *inodes);
+    files = osync__calloc(n ? n : 1, sizeof *files);
+    inodes = osync__calloc(n ? n : 1, sizeof *inodes);
     if (!files || !inodes) {
         rc = osync__err(err, OSYNC_ENOMEM, "list binlog folder %s: out of memory", log->dir);
         goto done;
@@ -431,17 +432,17 @@ int osync__binlog_refresh(osync__binlog_t *log, osync_error_t *err) {
         files[kept] = list[i].file;
         inodes[kept++] = list[i].inode;
     }
-    free(log->files);
-    free(log->inodes);
+    osync__free(log->files);
+    osync__free(log->inodes);
     log->files = files;
     log->inodes = inodes;
     log->n_files = kept;
     files = NULL;
     inodes = NULL;
 done:
-    free(list);
-    free(files);
-    free(inodes);
+    osync__free(list);
+    osync__free(files);
+    osync__free(inodes);
     return rc;
 }
 
@@ -458,8 +459,8 @@ uint64_t osync__binlog_oldest(const osync__binlog_t *log) {
 
 int osync__binlog_open(osync__binlog_t **out, const char *dir, osync_error_t *err) {
     *out = NULL;
-    osync__binlog_t *log = calloc(1, sizeof *log);
-    if (log) log->dir = strdup(dir);
+    osync__binlog_t *log = osync__calloc(1, sizeof *log);
+    if (log) log->dir = osync__strdup(dir);
     int rc = !log || !log->dir ? osync__err(err, OSYNC_ENOMEM, "open binlog %s: out of memory", dir)
                                : osync__binlog_refresh(log, err);
     if (rc) {
@@ -473,10 +474,10 @@ int osync__binlog_open(osync__binlog_t **out, const char *dir, osync_error_t *er
 void osync__binlog_close(osync__binlog_t *log) {
     if (!log) return;
     cursor_close(&log->cursor);
-    free(log->files);
-    free(log->inodes);
-    free(log->dir);
-    free(log);
+    osync__free(log->files);
+    osync__free(log->inodes);
+    osync__free(log->dir);
+    osync__free(log);
 }
 
 /* ---- reading ---- */

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/buf.h"
+#include "base/config.h"
 #include "base/error.h"
 #include "format/csv_count.h"
 #include "format/java_float.h"
@@ -306,18 +308,19 @@ static char *put_column(osync_csv_t *csv, char *p, const osync__row_t *row, size
     }
 }
 
-void osync_csv_config_init(osync_csv_config_t *config) {
-    *config = (osync_csv_config_t){.size = sizeof *config};
+void osync_csv_config_init(osync_csv_config_t *config, size_t size) {
+    osync__config_init(config, size, &(osync_csv_config_t){0}, sizeof *config);
 }
 
 int osync_csv_new(osync_csv_t **out, const osync_table_t *table, const osync_csv_config_t *config, osync_error_t *err) {
+    osync_csv_config_t own = {0};
     *out = NULL;
-    if (config && config->size < sizeof *config)
-        return osync__err(err, OSYNC_EINVAL, "the CSV configuration isn't filled in: call osync_csv_config_init first");
-    osync_csv_t *csv = calloc(1, sizeof *csv);
+    int rc = osync__config_take(&own, sizeof own, config, "osync_csv_config_init", err);
+    if (rc) return rc;
+    osync_csv_t *csv = osync__calloc(1, sizeof *csv);
     if (!csv) return osync__err(err, OSYNC_ENOMEM, "out of memory for a CSV encoder");
     csv->table = table;
-    int rc = osync__timezone_load(&csv->tz, config ? config->timezone : NULL, err);
+    rc = osync__timezone_load(&csv->tz, own.timezone, err);
     if (!rc && osync__buf_reserve(&csv->buf, 1)) rc = osync__err(err, OSYNC_ENOMEM, "out of memory for a CSV encoder");
     if (rc)
         osync_csv_free(csv);
@@ -330,7 +333,7 @@ void osync_csv_free(osync_csv_t *csv) {
     if (!csv) return;
     osync__timezone_free(csv->tz);
     osync__buf_free(&csv->buf);
-    free(csv);
+    osync__free(csv);
 }
 
 int osync_csv_add(osync_csv_t *csv, const void *data, size_t len, osync_error_t *err) {

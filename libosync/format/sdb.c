@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 
@@ -151,10 +152,10 @@ static int read_fragment(osync__sdb_t *s, unsigned *type, const uint8_t **bytes,
 int osync__sdb_open(osync__sdb_t **out, const char *path, osync_error_t *err) {
     struct stat st;
     int rc = 0;
-    osync__sdb_t *s = calloc(1, sizeof *s);
+    osync__sdb_t *s = osync__calloc(1, sizeof *s);
     if (!s) return osync__err(err, OSYNC_ENOMEM, "open %s: out of memory", path);
-    s->path = strdup(path);
-    s->data = malloc(FRAME_BLOCK);
+    s->path = osync__strdup(path);
+    s->data = osync__malloc(FRAME_BLOCK);
     s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->fd < 0)
         rc = osync__err_errno(err, errno, "open memory-table snapshot %s", path);
@@ -181,9 +182,9 @@ void osync__sdb_close(osync__sdb_t *s) {
     if (s->fd >= 0) close(s->fd);
     osync__buf_free(&s->packed);
     osync__buf_free(&s->assembled);
-    free(s->data);
-    free(s->path);
-    free(s);
+    osync__free(s->data);
+    osync__free(s->path);
+    osync__free(s);
 }
 
 int osync__sdb_next(osync__sdb_t *s, osync__log_record_t *record, osync_error_t *err) {

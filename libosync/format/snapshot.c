@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 
@@ -401,8 +402,8 @@ int osync__snapshot_open(osync__snapshot_t **out, const osync_table_t *table, co
     int rc = 0;
     char *failure = NULL;
     *out = NULL;
-    osync__snapshot_t *s = calloc(1, sizeof *s);
-    if (!s || !(s->dir = strdup(dir))) {
+    osync__snapshot_t *s = osync__calloc(1, sizeof *s);
+    if (!s || !(s->dir = osync__strdup(dir))) {
         rc = osync__err(err, OSYNC_ENOMEM, "open snapshot %s: out of memory", dir);
         goto done;
     }
@@ -450,8 +451,8 @@ void osync__snapshot_close(osync__snapshot_t *s) {
     if (s->options) rocksdb_options_destroy(s->options);
     if (s->comparator) rocksdb_comparator_destroy(s->comparator);
     if (s->cache) rocksdb_cache_destroy(s->cache);
-    free(s->dir);
-    free(s);
+    osync__free(s->dir);
+    osync__free(s);
 }
 
 bool osync__snapshot_multi_ts(const osync__snapshot_t *s) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 enum { MAX_COLUMNS = 1 << 16, HEADER_SIZE = 6, MS_PER_MINUTE = 60000, BASE_VERSION = 1 };
@@ -66,7 +67,7 @@ static int add_column(osync_table_t *table, const Openmldb__Common__ColumnDesc *
             return osync__err(err, OSYNC_ENOTSUP, "table %s.%s: column %s has the unknown type %d", table->db,
                               table->name, desc->name, type);
     }
-    column->name = strdup(desc->name);
+    column->name = osync__strdup(desc->name);
     if (!column->name)
         return osync__err(err, OSYNC_ENOMEM, "out of memory for the columns of table %s.%s", table->db, table->name);
     column->type = type;
@@ -76,7 +77,7 @@ static int add_column(osync_table_t *table, const Openmldb__Common__ColumnDesc *
 
 static int make_layout(osync_table_t *table, size_t version, size_t n_columns) {
     osync__layout_t layout = {0};
-    layout.at = calloc(n_columns, sizeof *layout.at);
+    layout.at = osync__calloc(n_columns, sizeof *layout.at);
     if (!layout.at) return OSYNC_ENOMEM;
     size_t at = HEADER_SIZE + (n_columns + 7) / 8;
     for (size_t i = 0; i < n_columns; i++) {
@@ -87,7 +88,7 @@ static int make_layout(osync_table_t *table, size_t version, size_t n_columns) {
     }
     layout.n_columns = n_columns;
     layout.strings_at = at;
-    free(table->layouts[version].at); /* of two pairs with the same id the last one counts */
+    osync__free(table->layouts[version].at); /* of two pairs with the same id the last one counts */
     table->layouts[version] = layout;
     return 0;
 }
@@ -110,11 +111,11 @@ static int make_layouts(osync_table_t *table, const source_t *s, osync_error_t *
 /* Indexes with the same key columns in the same order share one column family. Their names are joined with '|' and
  * compared, as OpenMLDB does: one column has no '|' behind it, several have one behind each. */
 static char *group_of(const Openmldb__Common__ColumnKey *key) {
-    if (key->n_col_name == 0) return strdup(key->index_name ? key->index_name : "");
-    if (key->n_col_name == 1) return strdup(key->col_name[0]);
+    if (key->n_col_name == 0) return osync__strdup(key->index_name ? key->index_name : "");
+    if (key->n_col_name == 1) return osync__strdup(key->col_name[0]);
     size_t size = 1;
     for (size_t i = 0; i < key->n_col_name; i++) size += strlen(key->col_name[i]) + 1;
-    char *group = malloc(size);
+    char *group = osync__malloc(size);
     char *p = group;
     for (size_t i = 0; group && i < key->n_col_name; i++) {
         p = stpcpy(p, key->col_name[i]);
@@ -133,28 +134,28 @@ static int find_base_family(osync_table_t *table, const source_t *s, osync_error
                         table->name, name && *name ? "is called \"default\", RocksDB's own name" : "has no name");
         goto done;
     }
-    table->base_cf = strdup(name); /* index 0 is the first of its group */
+    table->base_cf = osync__strdup(name); /* index 0 is the first of its group */
     if (!table->base_cf) goto no_memory;
     if (s->n_keys == 0) goto done;
     base = group_of(s->keys[0]);
     if (!base) goto no_memory;
-    table->siblings = calloc(s->n_keys, sizeof *table->siblings);
+    table->siblings = osync__calloc(s->n_keys, sizeof *table->siblings);
     if (!table->siblings) goto no_memory;
     for (size_t i = 1; i < s->n_keys; i++) { /* a deleted index still counts */
         char *other = group_of(s->keys[i]);
         if (!other) goto no_memory;
         bool same = strcmp(base, other) == 0;
-        free(other);
+        osync__free(other);
         if (!same) continue;
         table->multi_ts = true;
-        table->siblings[table->n_siblings] = strdup(s->keys[i]->index_name ? s->keys[i]->index_name : "");
+        table->siblings[table->n_siblings] = osync__strdup(s->keys[i]->index_name ? s->keys[i]->index_name : "");
         if (!table->siblings[table->n_siblings++]) goto no_memory;
     }
 done:
-    free(base);
+    osync__free(base);
     return rc;
 no_memory:
-    free(base);
+    osync__free(base);
     return osync__err(err, OSYNC_ENOMEM, "out of memory for the indexes of table %s.%s", table->db, table->name);
 }
 
@@ -162,7 +163,7 @@ static int find_ts_column(osync_table_t *table, const source_t *s, osync_error_t
     const char *name = s->n_keys && s->keys[0]->ts_name ? s->keys[0]->ts_name : "";
     table->ts_column = OSYNC__AUTO_TS;
     table->ts_col_id = OSYNC__AUTO_TS_COL_ID;
-    table->ts_name = strdup(name);
+    table->ts_name = osync__strdup(name);
     if (!table->ts_name)
         return osync__err(err, OSYNC_ENOMEM, "out of memory for the indexes of table %s.%s", table->db, table->name);
     if (!*name) return 0;
@@ -198,10 +199,10 @@ static int read_ttl(osync_table_t *table, const source_t *s, osync_error_t *err)
 static int make_table(osync_table_t **out, const source_t *s, osync_error_t *err) {
     int rc = 0;
     *out = NULL;
-    osync_table_t *table = calloc(1, sizeof *table);
+    osync_table_t *table = osync__calloc(1, sizeof *table);
     if (!table) return osync__err(err, OSYNC_ENOMEM, "out of memory for a table");
-    table->db = strdup(s->db ? s->db : "");
-    table->name = strdup(s->name ? s->name : "");
+    table->db = osync__strdup(s->db ? s->db : "");
+    table->name = osync__strdup(s->name ? s->name : "");
     if (!table->db || !table->name) {
         rc = osync__err(err, OSYNC_ENOMEM, "out of memory for a table");
         goto done;
@@ -228,7 +229,7 @@ static int make_table(osync_table_t **out, const source_t *s, osync_error_t *err
             osync__err(err, OSYNC_ETOOBIG, "table %s.%s has more than %d columns", table->db, table->name, MAX_COLUMNS);
         goto done;
     }
-    table->columns = calloc(s->n_columns + s->n_added, sizeof *table->columns);
+    table->columns = osync__calloc(s->n_columns + s->n_added, sizeof *table->columns);
     if (!table->columns) {
         rc = osync__err(err, OSYNC_ENOMEM, "out of memory for the columns of table %s.%s", table->db, table->name);
         goto done;
@@ -284,34 +285,35 @@ int osync__table_from_info(osync_table_t **out, const Openmldb__Nameserver__Tabl
 
 int osync_table_from_meta(osync_table_t **out, const void *meta, size_t len, osync_error_t *err) {
     *out = NULL;
-    Openmldb__Api__TableMeta *m = openmldb__api__table_meta__unpack(NULL, len, meta);
+    Openmldb__Api__TableMeta *m = openmldb__api__table_meta__unpack(&osync__protobuf_allocator, len, meta);
     if (!m) return osync__err(err, OSYNC_ECORRUPT, "these %zu bytes aren't an openmldb.api.TableMeta", len);
     int rc = osync__table_from_meta(out, m, err);
-    openmldb__api__table_meta__free_unpacked(m, NULL);
+    openmldb__api__table_meta__free_unpacked(m, &osync__protobuf_allocator);
     return rc;
 }
 
 int osync_table_from_info(osync_table_t **out, const void *info, size_t len, osync_error_t *err) {
     *out = NULL;
-    Openmldb__Nameserver__TableInfo *m = openmldb__nameserver__table_info__unpack(NULL, len, info);
+    Openmldb__Nameserver__TableInfo *m =
+        openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, info);
     if (!m) return osync__err(err, OSYNC_ECORRUPT, "these %zu bytes aren't an openmldb.nameserver.TableInfo", len);
     int rc = osync__table_from_info(out, m, err);
-    openmldb__nameserver__table_info__free_unpacked(m, NULL);
+    openmldb__nameserver__table_info__free_unpacked(m, &osync__protobuf_allocator);
     return rc;
 }
 
 void osync_table_free(osync_table_t *table) {
     if (!table) return;
-    for (size_t i = 0; table->columns && i < table->n_columns; i++) free(table->columns[i].name);
-    for (size_t v = 0; v <= OSYNC__MAX_VERSION; v++) free(table->layouts[v].at);
-    free(table->columns);
-    free(table->db);
-    free(table->name);
-    free(table->base_cf);
-    for (size_t i = 0; i < table->n_siblings; i++) free(table->siblings[i]);
-    free(table->siblings);
-    free(table->ts_name);
-    free(table);
+    for (size_t i = 0; table->columns && i < table->n_columns; i++) osync__free(table->columns[i].name);
+    for (size_t v = 0; v <= OSYNC__MAX_VERSION; v++) osync__free(table->layouts[v].at);
+    osync__free(table->columns);
+    osync__free(table->db);
+    osync__free(table->name);
+    osync__free(table->base_cf);
+    for (size_t i = 0; i < table->n_siblings; i++) osync__free(table->siblings[i]);
+    osync__free(table->siblings);
+    osync__free(table->ts_name);
+    osync__free(table);
 }
 
 bool osync__ttl_expired(const osync__ttl_t *ttl, uint64_t now_ms, uint64_t ts, uint64_t k) {

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 
@@ -241,8 +242,8 @@ static int parse_tzif(osync__timezone_t *tz, const uint8_t *p, size_t len, const
     if (body > len - HEADER || h.type == 0) goto bad;
     const uint8_t *times = p + HEADER, *types = times + h.time * TRANSITION, *infos = types + h.time;
 
-    tz->at = calloc(h.time + 1, sizeof *tz->at);
-    tz->offset = calloc(h.time + 1, sizeof *tz->offset);
+    tz->at = osync__calloc(h.time + 1, sizeof *tz->at);
+    tz->offset = osync__calloc(h.time + 1, sizeof *tz->offset);
     if (!tz->at || !tz->offset) return osync__err(err, OSYNC_ENOMEM, "out of memory for time zone file %s", path);
     tz->n = h.time;
     for (size_t i = 0; i < h.time; i++) {
@@ -327,7 +328,7 @@ int osync__timezone_load(osync__timezone_t **out, const char *name, osync_error_
     int rc = 0;
     bool found = true;
     *out = NULL;
-    osync__timezone_t *tz = calloc(1, sizeof *tz);
+    osync__timezone_t *tz = osync__calloc(1, sizeof *tz);
     if (!tz) return osync__err(err, OSYNC_ENOMEM, "out of memory for a time zone");
     if (!name) {
         rc = load_machine(tz, err);
@@ -350,9 +351,9 @@ int osync__timezone_load(osync__timezone_t **out, const char *name, osync_error_
 
 void osync__timezone_free(osync__timezone_t *tz) {
     if (!tz) return;
-    free(tz->at);
-    free(tz->offset);
-    free(tz);
+    osync__free(tz->at);
+    osync__free(tz->offset);
+    osync__free(tz);
 }
 
 osync__tz_span_t osync__timezone_at(const osync__timezone_t *tz, int64_t t) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 typedef struct transfer {
@@ -53,7 +54,7 @@ static void finish(osync__curl_t *curl, transfer_t *t, CURLcode result) {
     curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
     DL_DELETE(curl->transfers, t);
     if (t->failed) curl->failed--;
-    free(t);
+    osync__free(t);
     cb(arg, easy, result);
 }
 
@@ -103,7 +104,7 @@ static void handle_closed(osync__curl_t *curl) {
     if (--curl->handles) return;
     void (*cb)(void *arg) = curl->closed_cb;
     void *arg = curl->closed_arg;
-    free(curl);
+    osync__free(curl);
     curl_global_cleanup();
     if (cb) cb(arg);
 }
@@ -115,7 +116,7 @@ static void on_timer_closed(uv_handle_t *handle) {
 static void on_poll_closed(uv_handle_t *handle) {
     watched_socket_t *s = handle->data;
     osync__curl_t *curl = s->curl;
-    free(s);
+    osync__free(s);
     handle_closed(curl);
 }
 
@@ -132,13 +133,13 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
         return 0;
     }
     if (!s) {
-        s = calloc(1, sizeof *s);
+        s = osync__calloc(1, sizeof *s);
         if (!s) return -1;
         s->curl = curl;
         s->fd = fd;
         s->poll.data = s;
         if (uv_poll_init_socket(curl->loop, &s->poll, fd)) {
-            free(s);
+            osync__free(s);
             return -1;
         }
         curl->handles++;
@@ -170,10 +171,10 @@ int osync__curl_new(uv_loop_t *loop, osync__curl_t **out, osync_error_t *err) {
     *out = NULL;
     CURLcode rc = curl_global_init(CURL_GLOBAL_DEFAULT);
     if (rc) return osync__err(err, OSYNC_EIO, "libcurl cannot be initialised: %s", curl_easy_strerror(rc));
-    osync__curl_t *curl = calloc(1, sizeof *curl);
+    osync__curl_t *curl = osync__calloc(1, sizeof *curl);
     if (curl) curl->multi = curl_multi_init();
     if (!curl || !curl->multi) {
-        free(curl);
+        osync__free(curl);
         curl_global_cleanup();
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a libcurl multi handle");
     }
@@ -191,7 +192,7 @@ int osync__curl_new(uv_loop_t *loop, osync__curl_t **out, osync_error_t *err) {
 
 int osync__curl_start(osync__curl_t *curl, CURL *easy, osync__curl_cb cb, void *arg, osync_error_t *err) {
     if (curl->closing) return osync__err(err, OSYNC_ECLOSED, "the HTTP client is closed");
-    transfer_t *t = calloc(1, sizeof *t);
+    transfer_t *t = osync__calloc(1, sizeof *t);
     if (!t) return osync__err(err, OSYNC_ENOMEM, "out of memory for an HTTP transfer");
     t->easy = easy;
     t->cb = cb;
@@ -201,7 +202,7 @@ int osync__curl_start(osync__curl_t *curl, CURL *easy, osync__curl_cb cb, void *
     CURLMcode rc = curl_multi_add_handle(curl->multi, easy);
     if (rc) {
         curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
-        free(t);
+        osync__free(t);
         return osync__err(err, OSYNC_EIO, "libcurl did not take an HTTP transfer: %s", curl_multi_strerror(rc));
     }
     DL_APPEND(curl->transfers, t);
@@ -215,7 +216,7 @@ void osync__curl_cancel(osync__curl_t *curl, CURL *easy) {
     curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
     DL_DELETE(curl->transfers, t);
     if (t->failed) curl->failed--;
-    free(t);
+    osync__free(t);
 }
 
 void osync__curl_resume(osync__curl_t *curl, CURL *easy) {

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "net/json.h"
@@ -149,7 +150,7 @@ static const http_parser_settings settings = {
 };
 
 int osync__http_new(osync__conn_t *conn) {
-    osync__http_t *http = calloc(1, sizeof *http);
+    osync__http_t *http = osync__calloc(1, sizeof *http);
     if (!http) return OSYNC_ENOMEM;
     http_parser_init(&http->parser, HTTP_REQUEST);
     http->parser.data = http;
@@ -162,7 +163,7 @@ void osync__http_free(osync__http_t *http) {
     if (!http) return;
     osync__buf_free(&http->url);
     osync__buf_free(&http->body);
-    free(http);
+    osync__free(http);
 }
 
 size_t osync__http_buffered(const osync__http_t *http) {
@@ -378,11 +379,11 @@ static void handle_method(osync__conn_t *conn, const osync__rpc_method_t *method
     request = parse_body(conn, method, &body, proto);
     if (!request) goto done;
     call = osync__call_new(conn);
-    if (call) call->query = strdup(query);
+    if (call) call->query = osync__strdup(query);
     if (!call || !call->query) {
         if (call) osync__call_end(call);
         call = NULL;
-        protobuf_c_message_free_unpacked(request, NULL);
+        protobuf_c_message_free_unpacked(request, &osync__protobuf_allocator);
         osync__conn_close(conn);
         goto done;
     }
@@ -399,7 +400,7 @@ done:
 static void handle_page(osync__conn_t *conn, const osync__rpc_page_t *page, const char *query) {
     osync__http_t *http = conn->http;
     osync__rpc_call_t *call = osync__call_new(conn);
-    if (call) call->query = strdup(query);
+    if (call) call->query = osync__strdup(query);
     if (!call || !call->query) {
         if (call) osync__call_end(call);
         osync__conn_close(conn);
@@ -456,7 +457,7 @@ static void dispatch(osync__conn_t *conn) {
         return;
     }
 
-    char *copy = strdup(path); /* `path` is needed whole for the error's text */
+    char *copy = osync__strdup(path); /* `path` is needed whole for the error's text */
     if (!copy) {
         osync__conn_close(conn);
         return;
@@ -472,7 +473,7 @@ static void dispatch(osync__conn_t *conn) {
         handle_method(conn, method, query);
     else if (!service || name || !list_methods(conn, service))
         not_found(conn, path);
-    free(copy);
+    osync__free(copy);
 }
 
 bool osync__http_step(osync__conn_t *conn) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "net/json.h"
 
@@ -32,8 +33,8 @@ static void call_free(osync__http_call_t *call) {
     curl_slist_free_all(call->headers);
     osync__buf_free(&call->request);
     osync__buf_free(&call->answer);
-    free(call->url);
-    free(call);
+    osync__free(call->url);
+    osync__free(call);
 }
 
 static size_t on_body(char *data, size_t size, size_t n, void *arg) {
@@ -73,14 +74,14 @@ static void on_done(void *arg, CURL *easy, CURLcode result) {
         osync__err(&err, OSYNC_ERPC, "%s answered with what isn't a %s: %s", call->url, call->response->name,
                    why.message);
     call->cb(call->arg, err.code, response, &err);
-    if (response) protobuf_c_message_free_unpacked(response, NULL);
+    if (response) protobuf_c_message_free_unpacked(response, &osync__protobuf_allocator);
     call_free(call);
 }
 
 int osync__http_call(osync__curl_t *curl, const char *url, const ProtobufCMessage *request,
                      const ProtobufCMessageDescriptor *response, uint32_t timeout_ms, osync__rpc_cb cb, void *arg,
                      osync__http_call_t **out, osync_error_t *err) {
-    osync__http_call_t *call = calloc(1, sizeof *call);
+    osync__http_call_t *call = osync__calloc(1, sizeof *call);
     struct curl_slist *more = NULL;
     int rc = OSYNC_ENOMEM;
     if (out) *out = NULL;
@@ -89,7 +90,7 @@ int osync__http_call(osync__curl_t *curl, const char *url, const ProtobufCMessag
     call->response = response;
     call->cb = cb;
     call->arg = arg;
-    call->url = strdup(url);
+    call->url = osync__strdup(url);
     call->easy = curl_easy_init();
     if (!call->url || !call->easy || osync__message_to_json(request, OSYNC__JSON_BRPC, &call->request)) goto done;
     call->headers = curl_slist_append(NULL, "Content-Type: application/json");

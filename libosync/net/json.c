@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 enum {
@@ -412,7 +413,7 @@ static outcome_t take_value(const ProtobufCFieldDescriptor *field, const json_t 
             outcome = FAILED;
             break;
         }
-        char *copy = strdup(json_string_value(v));
+        char *copy = osync__strdup(json_string_value(v));
         if (copy)
             *(char **)value = copy;
         else
@@ -423,7 +424,7 @@ static outcome_t take_value(const ProtobufCFieldDescriptor *field, const json_t 
     case PROTOBUF_C_TYPE_BYTES: {
         if (!json_is_string(v)) break;
         ProtobufCBinaryData bytes = {.len = json_string_length(v)};
-        bytes.data = malloc(bytes.len + 1);
+        bytes.data = osync__malloc(bytes.len + 1);
         outcome = FAILED;
         if (!bytes.data) {
             osync__err(err, OSYNC_ENOMEM, "out of memory");
@@ -456,7 +457,7 @@ static int take_array(const ProtobufCMessageDescriptor *type, const ProtobufCFie
     size_t size = element_size(field->type);
     size_t *count = (size_t *)(void *)(base + field->quantifier_offset);
     if (n == 0) return 0;
-    char *elements = calloc(n, size);
+    char *elements = osync__calloc(n, size);
     if (!elements) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     *(char **)(void *)(base + field->offset) =
         elements; /* the message's from here on; `count` says how much is filled */
@@ -505,7 +506,7 @@ static ProtobufCMessage *take_message(const ProtobufCMessageDescriptor *type, co
         osync__err(err, OSYNC_EINVAL, "The input is not a json object [%s]", type->short_name);
         return NULL;
     }
-    ProtobufCMessage *message = malloc(type->sizeof_message);
+    ProtobufCMessage *message = osync__malloc(type->sizeof_message);
     if (!message) {
         osync__err(err, OSYNC_ENOMEM, "out of memory");
         return NULL;
@@ -513,7 +514,7 @@ static ProtobufCMessage *take_message(const ProtobufCMessageDescriptor *type, co
     protobuf_c_message_init(type, message);
     for (unsigned i = 0; i < type->n_fields; i++) {
         if (take_field(type, &type->fields[i], object, (char *)message, err)) {
-            protobuf_c_message_free_unpacked(message, NULL);
+            protobuf_c_message_free_unpacked(message, &osync__protobuf_allocator);
             return NULL;
         }
     }

@@ -6,6 +6,7 @@
 #ifndef OSYNC_NET_RPC_H
 #define OSYNC_NET_RPC_H
 
+#include <jansson.h>
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -86,6 +87,8 @@ void osync__rpc_reply(osync__rpc_call_t *call, const ProtobufCMessage *response)
 /* An error of the RPC layer: code is one of OSYNC__BRPC_E.... */
 void osync__rpc_fail(osync__rpc_call_t *call, int code, const char *text);
 void osync__rpc_reply_http(osync__rpc_call_t *call, int status, const char *content_type, const void *body, size_t len);
+/* The same with `page`, whose reference it takes; NULL: it couldn't be made, for want of memory. */
+void osync__rpc_reply_json(osync__rpc_call_t *call, json_t *page);
 
 /* ---- client ---- */
 

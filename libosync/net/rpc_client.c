@@ -8,10 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <uthash.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "net/rpc.h"
 #include "net/rpc_frame.h"
 #include "rpc_meta.pb-c.h"
@@ -98,8 +99,8 @@ static void on_client_closed(uv_handle_t *handle) {
     osync__rpc_client_t *client = handle->data;
     void (*cb)(void *arg) = client->closed_cb;
     void *arg = client->closed_arg;
-    free(client->auth);
-    free(client);
+    osync__free(client->auth);
+    osync__free(client);
     if (cb) cb(arg);
 }
 
@@ -114,8 +115,8 @@ static void on_call_closed(uv_handle_t *handle) {
     osync__rpc_client_t *client = call->client;
     osync__buf_free(&call->message);
     osync__buf_free(&call->attachment);
-    free(call->name);
-    free(call);
+    osync__free(call->name);
+    osync__free(call);
     client_unref(client);
 }
 
@@ -153,7 +154,7 @@ static void conn_unref(conn_t *conn) {
     osync__rpc_client_t *client = conn->client;
     if (conn->addresses) uv_freeaddrinfo(conn->addresses);
     osync__frames_free(&conn->frames);
-    free(conn);
+    osync__free(conn);
     client_unref(client);
 }
 
@@ -195,7 +196,7 @@ static void on_write(uv_write_t *req, int status) {
     conn_t *conn = req->data;
     osync__buf_free(&w->head);
     osync__buf_free(&w->attachment);
-    free(w);
+    osync__free(w);
     if (status < 0)
         conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(status));
 }
@@ -212,7 +213,7 @@ static void conn_send(conn_t *conn, const call_t *call, const osync__buf_t *mess
     const char *auth = conn->authenticated ? NULL : conn->client->auth;
     const char *method = strchr(call->name, '/') + 1;
     int rc = OSYNC_ENOMEM;
-    service = strndup(call->name, (size_t)(method - call->name) - 1);
+    service = osync__strndup(call->name, (size_t)(method - call->name) - 1);
     if (!service) goto done;
     rc = osync__frame_request(&head, service, method, conn->log_id, (int64_t)call->id, auth, message->len,
                               attachment_len);
@@ -233,7 +234,7 @@ static void conn_send(conn_t *conn, const call_t *call, const osync__buf_t *mess
         if (sent == head.len + attachment_len) goto done;
     }
     rc = OSYNC_ENOMEM;
-    w = calloc(1, sizeof *w);
+    w = osync__calloc(1, sizeof *w);
     if (!w) goto done;
     w->req.data = conn;
     size_t head_sent = sent < head.len ? sent : head.len;
@@ -264,10 +265,10 @@ done:
     if (w) {
         osync__buf_free(&w->head);
         osync__buf_free(&w->attachment);
-        free(w);
+        osync__free(w);
     }
     osync__buf_free(&head);
-    free(service);
+    osync__free(service);
 }
 
 static void handle_frame(conn_t *conn, const osync__frame_t *frame) {
@@ -310,10 +311,10 @@ static void handle_frame(conn_t *conn, const osync__frame_t *frame) {
                    OSYNC__BRPC_ERESPONSE, conn->endpoint, call->name, call->response->name,
                    osync__compress_name(compress));
 done:
-    if (meta) protobuf_c_message_free_unpacked(&meta->base, NULL);
+    if (meta) protobuf_c_message_free_unpacked(&meta->base, &osync__protobuf_allocator);
     osync__buf_free(&inflated);
     if (call) call_finish(call, err.code, response, &err);
-    if (response) protobuf_c_message_free_unpacked(response, NULL);
+    if (response) protobuf_c_message_free_unpacked(response, &osync__protobuf_allocator);
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
@@ -344,7 +345,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) {
             return;
         }
         handle_frame(conn, &frame);
-        free(frame.data);
+        osync__free(frame.data);
     }
 }
 
@@ -450,7 +451,7 @@ static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **
     const char *port = NULL;
     int rc = split_endpoint(endpoint, host, sizeof host, &port, err);
     if (rc) return rc;
-    conn_t *conn = calloc(1, sizeof *conn);
+    conn_t *conn = osync__calloc(1, sizeof *conn);
     if (!conn) return osync__err(err, OSYNC_ENOMEM, "out of memory for a connection to %s", endpoint);
     conn->client = client;
     (void)snprintf(conn->endpoint, sizeof conn->endpoint, "%s", endpoint);
@@ -465,7 +466,7 @@ static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **
         hints.ai_flags = AI_NUMERICSERV;
         int uvrc = uv_getaddrinfo(client->loop, &conn->lookup, on_lookup, host, port, &hints);
         if (uvrc) {
-            free(conn);
+            osync__free(conn);
             return osync__err(err, OSYNC_ECONN, "%s cannot be connected to: %s", endpoint, uv_strerror(uvrc));
         }
         conn->lookup.data = conn;
@@ -488,10 +489,10 @@ static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **
 int osync__rpc_client_new(uv_loop_t *loop, const osync__rpc_client_config_t *config, osync__rpc_client_t **out,
                           osync_error_t *err) {
     *out = NULL;
-    osync__rpc_client_t *client = calloc(1, sizeof *client);
-    if (client && config->auth) client->auth = strdup(config->auth);
+    osync__rpc_client_t *client = osync__calloc(1, sizeof *client);
+    if (client && config->auth) client->auth = osync__strdup(config->auth);
     if (!client || (config->auth && !client->auth)) {
-        free(client);
+        osync__free(client);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for an RPC client");
     }
     client->loop = loop;
@@ -526,17 +527,17 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
                           "[E%d]The server %s is overcrowded: %" PRIu64 " bytes wait to be sent to it",
                           OSYNC__BRPC_EOVERCROWDED, endpoint, queued);
 
-    call = calloc(1, sizeof *call);
-    if (!call || asprintf(&call->name, "%s/%s", service, method) < 0) {
-        free(call);
+    call = osync__calloc(1, sizeof *call);
+    if (!call || !(call->name = osync__format("%s/%s", service, method))) {
+        osync__free(call);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
     }
     if (osync__message_append(&message, request) ||
         (conn->state == CONNECTING && osync__buf_append(&call->attachment, attachment, attachment_len))) {
         osync__buf_free(&message);
         osync__buf_free(&call->attachment);
-        free(call->name);
-        free(call);
+        osync__free(call->name);
+        osync__free(call);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
     }
     call->id = ++client->last_id;

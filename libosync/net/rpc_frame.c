@@ -8,6 +8,7 @@
 #define ZLIB_CONST
 #include <zlib.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "rpc_meta.pb-c.h"
 
@@ -78,7 +79,7 @@ int osync__frames_next(osync__frames_t *f, uint64_t max_body, osync__frame_t *ou
         out->data = f->in.data;
         f->in = (osync__buf_t){0};
     } else {
-        out->data = malloc(total);
+        out->data = osync__malloc(total);
         if (!out->data) return osync__err(err, OSYNC_ENOMEM, "out of memory for a frame of %u bytes", body);
         memcpy(out->data, p, total);
         f->off += total;
@@ -226,7 +227,7 @@ ProtobufCMessage *osync__message_unpack(const ProtobufCMessageDescriptor *type, 
     size_t fields = 0;
     if (!data) data = &nothing;
     if (!within_limits(type, data, len, 0, &fields)) return NULL;
-    return protobuf_c_message_unpack(type, NULL, len, data);
+    return protobuf_c_message_unpack(type, &osync__protobuf_allocator, len, data);
 }
 
 /* ---- compression ---- */

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "rpc_meta.pb-c.h"
@@ -93,7 +94,7 @@ const osync__rpc_method_t *osync__server_find(const osync__rpc_server_t *server,
 /* ---- calls ---- */
 
 osync__rpc_call_t *osync__call_new(osync__conn_t *conn) {
-    osync__rpc_call_t *call = calloc(1, sizeof *call);
+    osync__rpc_call_t *call = osync__calloc(1, sizeof *call);
     if (!call) return NULL;
     call->conn = conn;
     call->server = conn->server;
@@ -131,10 +132,10 @@ void osync__call_end(osync__rpc_call_t *call) {
     } else if (call->server) {
         DL_DELETE(call->server->orphans, call);
     }
-    if (call->request) protobuf_c_message_free_unpacked(call->request, NULL);
-    free(call->data);
-    free(call->query);
-    free(call);
+    if (call->request) protobuf_c_message_free_unpacked(call->request, &osync__protobuf_allocator);
+    osync__free(call->data);
+    osync__free(call->query);
+    osync__free(call);
 }
 
 const ProtobufCMessage *osync__rpc_request(const osync__rpc_call_t *call) {
@@ -206,6 +207,17 @@ void osync__rpc_reply_http(osync__rpc_call_t *call, int status, const char *cont
     osync__call_end(call);
 }
 
+void osync__rpc_reply_json(osync__rpc_call_t *call, json_t *page) {
+    static const char nomem[] = "out of memory\n";
+    char *text = page ? json_dumps(page, JSON_INDENT(2)) : NULL;
+    if (text)
+        osync__rpc_reply_http(call, 200, "application/json", text, strlen(text));
+    else
+        osync__rpc_reply_http(call, 500, "text/plain", nomem, sizeof nomem - 1);
+    free(text); /* jansson's */
+    json_decref(page);
+}
+
 /* ---- a baidu_std request ---- */
 
 static void handle_frame(osync__conn_t *conn, osync__frame_t *frame) {
@@ -261,7 +273,7 @@ static void handle_frame(osync__conn_t *conn, osync__frame_t *frame) {
     }
     call = osync__call_new(conn);
     if (!call) {
-        protobuf_c_message_free_unpacked(request, NULL);
+        protobuf_c_message_free_unpacked(request, &osync__protobuf_allocator);
         osync__conn_close(conn);
         goto done;
     }
@@ -279,9 +291,9 @@ static void handle_frame(osync__conn_t *conn, osync__frame_t *frame) {
 failed:
     send_response(conn, correlation_id, code, text, NULL);
 done:
-    if (meta) protobuf_c_message_free_unpacked(&meta->base, NULL);
+    if (meta) protobuf_c_message_free_unpacked(&meta->base, &osync__protobuf_allocator);
     osync__buf_free(&inflated);
-    free(frame->data);
+    osync__free(frame->data);
     /* The last thing, since the handler may answer and so free the call. */
     if (call) method->handle(call, server->config.arg);
 }
@@ -344,7 +356,7 @@ static void server_handle_closed(osync__rpc_server_t *server) {
     if (server->handles || server->n_conns) return;
     void (*cb)(void *arg) = server->closed_cb;
     void *arg = server->closed_arg;
-    free(server);
+    osync__free(server);
     if (cb) cb(arg);
 }
 
@@ -356,7 +368,7 @@ static void on_conn_handle_closed(uv_handle_t *handle) {
     server->n_conns--;
     osync__http_free(conn->http);
     osync__frames_free(&conn->frames);
-    free(conn);
+    osync__free(conn);
     if (server->closing) server_handle_closed(server);
 }
 
@@ -385,7 +397,7 @@ static void on_timer(uv_timer_t *timer) {
  * destroy the answer on its way. */
 static void on_shutdown(uv_shutdown_t *req, int status) {
     osync__conn_t *conn = req->data;
-    free(req);
+    osync__free(req);
     if (conn->state == OSYNC__CONN_CLOSING) return;
     if (status < 0)
         osync__conn_close(conn);
@@ -395,10 +407,10 @@ static void on_shutdown(uv_shutdown_t *req, int status) {
 
 void osync__conn_end(osync__conn_t *conn) {
     if (conn->state != OSYNC__CONN_OPEN) return;
-    uv_shutdown_t *req = malloc(sizeof *req);
+    uv_shutdown_t *req = osync__malloc(sizeof *req);
     if (req) req->data = conn;
     if (!req || uv_shutdown(req, (uv_stream_t *)&conn->tcp, on_shutdown)) {
-        free(req);
+        osync__free(req);
         osync__conn_close(conn);
         return;
     }
@@ -411,7 +423,7 @@ static void on_write(uv_write_t *req, int status) {
     osync__conn_t *conn = req->data;
     conn->unsent -= w->cost;
     osync__buf_free(&w->bytes);
-    free(w);
+    osync__free(w);
     if (conn->state == OSYNC__CONN_CLOSING) return;
     if (status < 0)
         osync__conn_close(conn);
@@ -430,7 +442,7 @@ void osync__conn_write(osync__conn_t *conn, osync__buf_t *bytes) {
         if (n > 0) sent = (size_t)n;
         if (sent == bytes->len) goto done;
     }
-    w = calloc(1, sizeof *w);
+    w = osync__calloc(1, sizeof *w);
     if (!w) {
         osync__conn_close(conn);
         goto done;
@@ -444,7 +456,7 @@ void osync__conn_write(osync__conn_t *conn, osync__buf_t *bytes) {
     if (uv_write(&w->req, stream, &rest, 1, on_write)) {
         conn->unsent -= w->cost;
         osync__buf_free(&w->bytes);
-        free(w);
+        osync__free(w);
         osync__conn_close(conn);
     }
     account(conn);
@@ -589,7 +601,7 @@ static void on_connection(uv_stream_t *stream, int status) {
                    uv_strerror(status));
         return;
     }
-    osync__conn_t *conn = calloc(1, sizeof *conn);
+    osync__conn_t *conn = osync__calloc(1, sizeof *conn);
     if (!conn) return;
     conn->server = server;
     uv_tcp_init(server->loop, &conn->tcp);
@@ -634,7 +646,7 @@ int osync__rpc_server_new(uv_loop_t *loop, const osync__rpc_server_config_t *con
                           osync_error_t *err) {
     *out = NULL;
     const char *host = config->host ? config->host : "0.0.0.0";
-    osync__rpc_server_t *server = calloc(1, sizeof *server);
+    osync__rpc_server_t *server = osync__calloc(1, sizeof *server);
     if (!server) return osync__err(err, OSYNC_ENOMEM, "out of memory for the server on %s:%d", host, config->port);
     server->config = *config;
     server->config.host = NULL; /* not borrowed */
@@ -653,14 +665,14 @@ int osync__rpc_server_new(uv_loop_t *loop, const osync__rpc_server_config_t *con
     (void)snprintf(port, sizeof port, "%d", config->port);
     int rc = uv_getaddrinfo(loop, &lookup, NULL, host, port, &hints);
     if (rc) {
-        free(server);
+        osync__free(server);
         return osync__err(err, OSYNC_ECONFIG, "%s cannot be listened on: the name isn't known: %s", host,
                           uv_strerror(rc));
     }
     rc = uv_async_init(loop, &server->kick, on_kick);
     if (rc) {
         uv_freeaddrinfo(lookup.addrinfo);
-        free(server);
+        osync__free(server);
         return osync__err(err, OSYNC_EIO, "the server on %s:%d cannot start: %s", host, config->port, uv_strerror(rc));
     }
     uv_tcp_init(loop, &server->listener);

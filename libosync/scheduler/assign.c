@@ -6,6 +6,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -126,7 +127,7 @@ static void call(osync__sub_t *sub) {
                              &sub->rpc_id, &err);
     else
         osync__err(&err, rc, "the stored sync point can't be parsed");
-    if (r.sync_point) openmldb__datasync__sync_point__free_unpacked(r.sync_point, NULL);
+    if (r.sync_point) openmldb__datasync__sync_point__free_unpacked(r.sync_point, &osync__protobuf_allocator);
     if (rc) on_added(sub, rc, NULL, &err);
 }
 

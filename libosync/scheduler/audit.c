@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <uthash.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "data_sync.pb-c.h"
 #include "delivery/record.h"
 #include "format/csv_count.h"
@@ -128,7 +129,7 @@ static void OSYNC_PRINTF(2, 0) add_line(osync__audit_t *a, const char *fmt, va_l
     (void)vsnprintf(text, sizeof text, fmt, ap);
     if (a->r.n_lines == a->cap_lines) {
         size_t cap = a->cap_lines ? 2 * a->cap_lines : 64;
-        char **more = realloc(a->r.lines, cap * sizeof *more);
+        char **more = osync__realloc(a->r.lines, cap * sizeof *more);
         if (!more) {
             out_of_memory(a);
             return;
@@ -136,7 +137,7 @@ static void OSYNC_PRINTF(2, 0) add_line(osync__audit_t *a, const char *fmt, va_l
         a->r.lines = more;
         a->cap_lines = cap;
     }
-    char *line = strdup(text);
+    char *line = osync__strdup(text);
     if (line)
         a->r.lines[a->r.n_lines++] = line;
     else
@@ -170,31 +171,31 @@ static void audit_clean(osync__audit_t *a) {
     known_t *k, *next_known;
     HASH_ITER(hh, a->tasks, t, next_task) {
         HASH_DEL(a->tasks, t);
-        free(t);
+        osync__free(t);
     }
     HASH_ITER(hh, a->known, k, next_known) {
         HASH_DEL(a->known, k);
         osync__record_free(&k->rec);
-        free(k);
+        osync__free(k);
     }
     for (size_t i = 0; i < a->n_seams; i++) {
         osync__buf_free(&a->seams[i].start);
         osync__buf_free(&a->seams[i].end);
     }
-    for (size_t i = 0; i < a->n_copies; i++) free(a->copies[i]);
-    for (size_t i = 0; i < a->r.n_lines; i++) free(a->r.lines[i]);
-    free(a->r.lines);
-    free(a->copies);
-    free(a->seams);
-    free(a->files);
+    for (size_t i = 0; i < a->n_copies; i++) osync__free(a->copies[i]);
+    for (size_t i = 0; i < a->r.n_lines; i++) osync__free(a->r.lines[i]);
+    osync__free(a->r.lines);
+    osync__free(a->copies);
+    osync__free(a->seams);
+    osync__free(a->files);
     osync__buf_free(&a->p.start);
     osync__buf_free(&a->p.end);
     osync__buf_free(&a->chunk);
     osync__label_free(&a->label);
-    free(a->dest);
-    free(a->db);
-    free(a->name);
-    free(a);
+    osync__free(a->dest);
+    osync__free(a->db);
+    osync__free(a->name);
+    osync__free(a);
 }
 
 static void on_timer_closed(uv_handle_t *handle) {
@@ -263,8 +264,8 @@ static step_t step_of(const osync__buf_t *from, const osync__buf_t *to) {
     Openmldb__Datasync__SyncPoint *f = NULL, *t = NULL;
     step_t step = FORTH;
     if (osync__buf_equal(from, to)) return SAME;
-    f = openmldb__datasync__sync_point__unpack(NULL, from->len, from->data);
-    t = openmldb__datasync__sync_point__unpack(NULL, to->len, to->data);
+    f = openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, from->len, from->data);
+    t = openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, to->len, to->data);
     if (!f || !t)
         step = NO_POINT;
     else if (f->type != OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG)
@@ -274,8 +275,8 @@ static step_t step_of(const osync__buf_t *from, const osync__buf_t *to) {
     else if (t->offset < f->offset &&
              t->last_term <= f->last_term) /* a new leader may have lost the log's last entries */
         step = BACK;
-    if (f) openmldb__datasync__sync_point__free_unpacked(f, NULL);
-    if (t) openmldb__datasync__sync_point__free_unpacked(t, NULL);
+    if (f) openmldb__datasync__sync_point__free_unpacked(f, &osync__protobuf_allocator);
+    if (t) openmldb__datasync__sync_point__free_unpacked(t, &osync__protobuf_allocator);
     return step;
 }
 
@@ -296,7 +297,7 @@ static void keep_seam(osync__audit_t *a, uint32_t pid) {
     if (!a->p.has_end || HASH_COUNT(a->tasks) < 2) return;
     if (a->n_seams == a->cap_seams) {
         size_t cap = a->cap_seams ? 2 * a->cap_seams : 64;
-        s = realloc(a->seams, cap * sizeof *s);
+        s = osync__realloc(a->seams, cap * sizeof *s);
         if (!s) {
             out_of_memory(a);
             return;
@@ -380,7 +381,7 @@ static void end_task(osync__audit_t *a) {
 
 /* It is another table's: what was said of it is taken back. */
 static void forget_task(osync__audit_t *a) {
-    while (a->r.n_lines > a->before.n_lines) free(a->r.lines[--a->r.n_lines]);
+    while (a->r.n_lines > a->before.n_lines) osync__free(a->r.lines[--a->r.n_lines]);
     a->r.files = a->before.files;
     a->r.rows = a->before.rows;
     a->r.bytes = a->before.bytes;
@@ -561,7 +562,8 @@ static whose_t whose_is(const osync__audit_t *a, const osync__label_t *l, task_t
     size_t n = strlen(a->db);
     bool ours = strncmp(text, a->db, n) == 0 && text[n] == '.' && strcmp(text + n + 1, a->name) == 0;
     Osync__Scheduler__TaskRecord *r =
-        l->task.len ? osync__scheduler__task_record__unpack(NULL, l->task.len, l->task.data) : NULL;
+        l->task.len ? osync__scheduler__task_record__unpack(&osync__protobuf_allocator, l->task.len, l->task.data)
+                    : NULL;
     if (!r) return ours ? OURS : OTHERS;
     ours = strcmp(r->db, a->db) == 0 && strcmp(r->name, a->name) == 0;
     if (ours && (!t->has_record || r->created_ms > t->created_ms)) {
@@ -569,7 +571,7 @@ static whose_t whose_is(const osync__audit_t *a, const osync__label_t *l, task_t
         t->mode = r->mode;
         t->created_ms = r->created_ms;
     }
-    osync__scheduler__task_record__free_unpacked(r, NULL);
+    osync__scheduler__task_record__free_unpacked(r, &osync__protobuf_allocator);
     return ours ? OURS : OTHERS;
 }
 
@@ -747,12 +749,12 @@ static bool begins_like_ours(const char *name) {
 static int add_copy(osync__audit_t *a, const char *name) {
     if (a->n_copies == a->cap_copies) {
         size_t cap = a->cap_copies ? 2 * a->cap_copies : 16;
-        char **more = realloc(a->copies, cap * sizeof *more);
+        char **more = osync__realloc(a->copies, cap * sizeof *more);
         if (!more) return OSYNC_ENOMEM;
         a->copies = more;
         a->cap_copies = cap;
     }
-    a->copies[a->n_copies] = strdup(name);
+    a->copies[a->n_copies] = osync__strdup(name);
     return a->copies[a->n_copies++] ? 0 : OSYNC_ENOMEM;
 }
 
@@ -769,14 +771,14 @@ static int add_name(osync__audit_t *a, const char *name) {
     }
     HASH_FIND_STR(a->tasks, id, t);
     if (!t) {
-        t = calloc(1, sizeof *t);
+        t = osync__calloc(1, sizeof *t);
         if (!t) return OSYNC_ENOMEM;
         memcpy(t->id, id, sizeof t->id);
         HASH_ADD_STR(a->tasks, id, t);
     }
     if (a->n_files == a->cap_files) {
         size_t cap = a->cap_files ? 2 * a->cap_files : 256;
-        file_t *more = realloc(a->files, cap * sizeof *more);
+        file_t *more = osync__realloc(a->files, cap * sizeof *more);
         if (!more) return OSYNC_ENOMEM;
         a->files = more;
         a->cap_files = cap;
@@ -816,12 +818,12 @@ static void look_at_dest(osync__audit_t *a) {
 /* ---- interface ---- */
 
 int osync__audit_new(const osync__audit_config_t *config, osync__audit_t **out) {
-    osync__audit_t *a = calloc(1, sizeof *a);
+    osync__audit_t *a = osync__calloc(1, sizeof *a);
     if (!a) return OSYNC_ENOMEM;
     a->c = *config;
-    a->dest = strdup(config->dest);
-    a->db = strdup(config->db);
-    a->name = strdup(config->name);
+    a->dest = osync__strdup(config->dest);
+    a->db = osync__strdup(config->db);
+    a->name = osync__strdup(config->name);
     if (!a->dest || !a->db || !a->name) {
         audit_clean(a);
         return OSYNC_ENOMEM;
@@ -832,14 +834,14 @@ int osync__audit_new(const osync__audit_config_t *config, osync__audit_t **out) 
 
 int osync__audit_know(osync__audit_t *a, const char *task_id, uint32_t pid, const void *record, size_t len,
                       osync_error_t *err) {
-    known_t *k = calloc(1, sizeof *k);
+    known_t *k = osync__calloc(1, sizeof *k);
     if (!k) return osync__err(err, OSYNC_ENOMEM, "out of memory");
     (void)snprintf(k->key.id, sizeof k->key.id, "%s", task_id);
     k->key.pid = pid;
     int rc = osync__record_unpack(&k->rec, record, len, task_id, pid, err);
     if (rc) {
         osync__record_free(&k->rec);
-        free(k);
+        osync__free(k);
         return rc;
     }
     HASH_ADD(hh, a->known, key, sizeof k->key, k);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "nameserver.pb-c.h"
 #include "zk/zk.h"
@@ -50,12 +51,12 @@ static int path_of(const zk_catalog_t *c, char out[PATH_SIZE], const char *folde
 
 static void find_free(find_t *f) {
     if (!f) return;
-    for (size_t i = 0; i < f->n; i++) free(f->tids[i]);
-    free(f->tids);
-    free(f->info);
-    free(f->db);
-    free(f->name);
-    free(f);
+    for (size_t i = 0; i < f->n; i++) osync__free(f->tids[i]);
+    osync__free(f->tids);
+    osync__free(f->info);
+    osync__free(f->db);
+    osync__free(f->name);
+    osync__free(f);
 }
 
 static void find_step(find_t *f);
@@ -73,13 +74,14 @@ static void on_find_get(void *arg, int status, const void *data, size_t len, con
     find_t *f = arg;
     f->open--;
     if (status == 0 && !f->info && !f->status) {
-        Openmldb__Nameserver__TableInfo *info = openmldb__nameserver__table_info__unpack(NULL, len, data);
+        Openmldb__Nameserver__TableInfo *info =
+            openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, data);
         /* A node that doesn't parse is not the table that is looked for; another one may be. */
         if (!info)
             osync__log(OSYNC_LOG_WARN, "zookeeper: a node below %s/table/db_table_data is not a TableInfo",
                        f->catalog->root);
         if (info && strcmp(info->db ? info->db : "", f->db) == 0 && info->name && strcmp(info->name, f->name) == 0) {
-            f->info = malloc(len ? len : 1);
+            f->info = osync__malloc(len ? len : 1);
             if (f->info) {
                 memcpy(f->info, data, len);
                 f->info_len = len;
@@ -87,7 +89,7 @@ static void on_find_get(void *arg, int status, const void *data, size_t len, con
                 find_failed(f, OSYNC_ENOMEM, NULL);
             }
         }
-        if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
+        if (info) openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
     } else if (status && status != OSYNC_ENOENT) { /* dropped since the list: not found */
         find_failed(f, status, err);
     }
@@ -118,10 +120,10 @@ static void on_find_list(void *arg, int status, const char *const *names, size_t
     find_t *f = arg;
     if (status && status != OSYNC_ENOENT) find_failed(f, status, err);
     if (!status && n > 0) {
-        f->tids = calloc(n, sizeof *f->tids);
+        f->tids = osync__calloc(n, sizeof *f->tids);
         if (!f->tids) find_failed(f, OSYNC_ENOMEM, NULL);
         for (size_t i = 0; f->tids && i < n; i++) {
-            f->tids[i] = strdup(names[i]);
+            f->tids[i] = osync__strdup(names[i]);
             if (!f->tids[i]) {
                 find_failed(f, OSYNC_ENOMEM, NULL);
                 break;
@@ -137,11 +139,11 @@ static int zkc_find(osync__catalog_t *base, const char *db, const char *name, os
     char path[PATH_SIZE];
     int rc = path_of(c, path, "/table/db_table_data", NULL);
     if (rc) return rc;
-    find_t *f = calloc(1, sizeof *f);
+    find_t *f = osync__calloc(1, sizeof *f);
     if (!f) return OSYNC_ENOMEM;
     f->catalog = c;
-    f->db = strdup(db);
-    f->name = strdup(name);
+    f->db = osync__strdup(db);
+    f->name = osync__strdup(name);
     f->cb = cb;
     f->arg = arg;
     rc = !f->db || !f->name ? OSYNC_ENOMEM : osync__zk_list(c->zk, path, on_find_list, f);
@@ -163,7 +165,7 @@ static void on_collectors(void *arg, int status, const char *const *names, size_
         a->list_cb(a->arg, 0, NULL, 0, NULL);
     else
         a->list_cb(a->arg, status, names, n, err);
-    free(a);
+    osync__free(a);
 }
 
 static int zkc_collectors(osync__catalog_t *base, osync__catalog_list_cb cb, void *arg) {
@@ -171,17 +173,17 @@ static int zkc_collectors(osync__catalog_t *base, osync__catalog_list_cb cb, voi
     char path[PATH_SIZE];
     int rc = path_of(c, path, "/sync_tool/collector", NULL);
     if (rc) return rc;
-    ask_t *a = calloc(1, sizeof *a);
+    ask_t *a = osync__calloc(1, sizeof *a);
     if (!a) return OSYNC_ENOMEM;
     *a = (ask_t){.catalog = c, .list_cb = cb, .arg = arg};
     rc = osync__zk_list(c->zk, path, on_collectors, a);
-    if (rc) free(a);
+    if (rc) osync__free(a);
     return rc;
 }
 
 static void ask_free(ask_t *a) {
-    free(a->name);
-    free(a);
+    osync__free(a->name);
+    osync__free(a);
 }
 
 static void on_resolve(void *arg, int status, const void *data, size_t len, const osync_error_t *err) {
@@ -218,9 +220,9 @@ static int zkc_resolve(osync__catalog_t *base, const char *name, osync__catalog_
     char path[PATH_SIZE];
     int rc = path_of(c, path, "/map/sdkendpoints", name);
     if (rc) return rc;
-    ask_t *a = calloc(1, sizeof *a);
+    ask_t *a = osync__calloc(1, sizeof *a);
     if (!a) return OSYNC_ENOMEM;
-    *a = (ask_t){.catalog = c, .name = strdup(name), .name_cb = cb, .arg = arg};
+    *a = (ask_t){.catalog = c, .name = osync__strdup(name), .name_cb = cb, .arg = arg};
     rc = a->name ? osync__zk_get(c->zk, path, on_resolve, a) : OSYNC_ENOMEM;
     if (rc) ask_free(a);
     return rc;
@@ -234,8 +236,8 @@ static void on_zk_closed(void *arg) {
     zk_catalog_t *c = arg;
     void (*closed)(void *) = c->closed;
     void *closed_arg = c->closed_arg;
-    free(c->root);
-    free(c);
+    osync__free(c->root);
+    osync__free(c);
     closed(closed_arg);
 }
 
@@ -258,8 +260,8 @@ static const osync__catalog_ops_t zk_catalog_ops = {
 int osync__zk_catalog_new(uv_loop_t *loop, const osync__zk_catalog_config_t *config, osync__catalog_t **out,
                           osync_error_t *err) {
     int rc = OSYNC_ENOMEM;
-    zk_catalog_t *c = calloc(1, sizeof *c);
-    if (c) c->root = strdup(config->root);
+    zk_catalog_t *c = osync__calloc(1, sizeof *c);
+    if (c) c->root = osync__strdup(config->root);
     if (!c || !c->root) {
         osync__err(err, rc, "zookeeper catalog: out of memory");
         goto fail;
@@ -276,7 +278,7 @@ int osync__zk_catalog_new(uv_loop_t *loop, const osync__zk_catalog_config_t *con
     *out = &c->base;
     return 0;
 fail:
-    if (c) free(c->root);
-    free(c);
+    if (c) osync__free(c->root);
+    osync__free(c);
     return rc;
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "scheduler/internal.h"
@@ -30,8 +31,8 @@ struct osync__seen {
 
 static void seen_free(osync_scheduler_t *s, osync__seen_t *seen) {
     HASH_DEL(s->seen, seen);
-    free(seen->endpoint);
-    free(seen);
+    osync__free(seen->endpoint);
+    osync__free(seen);
 }
 
 static void forget_oldest(osync_scheduler_t *s) {
@@ -47,10 +48,10 @@ void osync__sched_seen(osync_scheduler_t *s, const char *endpoint, osync__kind_t
     HASH_FIND_STR(s->seen, endpoint, x);
     if (!x) {
         if (HASH_COUNT(s->seen) >= MAX_SEEN) forget_oldest(s);
-        x = calloc(1, sizeof *x);
-        if (x) x->endpoint = strdup(endpoint);
+        x = osync__calloc(1, sizeof *x);
+        if (x) x->endpoint = osync__strdup(endpoint);
         if (!x || !x->endpoint) {
-            free(x);
+            osync__free(x);
             return;
         }
         HASH_ADD_KEYPTR(hh, s->seen, x->endpoint, strlen(x->endpoint), x);
@@ -99,8 +100,8 @@ typedef struct probe {
 } probe_t;
 
 static void texts_free(char **texts, size_t n) {
-    for (size_t i = 0; i < n; i++) free(texts[i]);
-    free(texts);
+    for (size_t i = 0; i < n; i++) osync__free(texts[i]);
+    osync__free(texts);
 }
 
 static void list_free(list_t *l) {
@@ -110,10 +111,10 @@ static void list_free(list_t *l) {
         HASH_DEL(l->items, x);
         texts_free(x->tasks, x->n_tasks);
         texts_free(x->holds, x->n_holds);
-        free(x->endpoint);
-        free(x);
+        osync__free(x->endpoint);
+        osync__free(x);
     }
-    free(l);
+    osync__free(l);
     s->n_lists--;
     osync__sched_drop(s);
 }
@@ -122,10 +123,10 @@ static item_t *item_of(list_t *l, const char *endpoint) {
     item_t *x = NULL;
     HASH_FIND_STR(l->items, endpoint, x);
     if (x) return x;
-    x = calloc(1, sizeof *x);
-    if (x) x->endpoint = strdup(endpoint);
+    x = osync__calloc(1, sizeof *x);
+    if (x) x->endpoint = osync__strdup(endpoint);
     if (!x || !x->endpoint) {
-        free(x);
+        osync__free(x);
         l->rc = OSYNC_ENOMEM;
         return NULL;
     }
@@ -137,7 +138,7 @@ static item_t *item_of(list_t *l, const char *endpoint) {
 static void add_partition(list_t *l, char ***texts, size_t *n, const osync__sub_t *sub) {
     char text[32];
     if ((*n & (*n - 1)) == 0) { /* full at each power of two */
-        char **more = realloc(*texts, (*n ? *n * 2 : 1) * sizeof **texts);
+        char **more = osync__realloc(*texts, (*n ? *n * 2 : 1) * sizeof **texts);
         if (!more) {
             l->rc = OSYNC_ENOMEM;
             return;
@@ -145,7 +146,7 @@ static void add_partition(list_t *l, char ***texts, size_t *n, const osync__sub_
         *texts = more;
     }
     snprintf(text, sizeof text, "%" PRIu32 "-%" PRIu32, sub->task->tid, sub->pid);
-    (*texts)[*n] = strdup(text);
+    (*texts)[*n] = osync__strdup(text);
     if ((*texts)[*n])
         (*n)++;
     else
@@ -216,7 +217,8 @@ static void finish(list_t *l) {
     add_seen(l);
     HASH_SORT(l->items, by_endpoint);
     size_t n = 0, room = HASH_COUNT(l->items) + 1;
-    Openmldb__Datasync__CollectorInfo *infos = calloc(room, sizeof *infos), **list = calloc(room, sizeof *list);
+    Openmldb__Datasync__CollectorInfo *infos = osync__calloc(room, sizeof *infos),
+                                      **list = osync__calloc(room, sizeof *list);
     if (!infos || !list) l->rc = OSYNC_ENOMEM;
     for (const item_t *x = l->items; x && !l->rc; x = x->hh.next) {
         show(l, x, &infos[n]);
@@ -227,8 +229,8 @@ static void finish(list_t *l) {
         answer(l->call, -1, "out of memory", NULL, 0);
     else
         answer(l->call, *l->fault ? -1 : 0, *l->fault ? l->fault : NULL, list, n);
-    free(infos);
-    free(list);
+    osync__free(infos);
+    osync__free(list);
     list_free(l);
 }
 
@@ -241,7 +243,7 @@ static void on_probed(void *arg, int status, const ProtobufCMessage *response, c
     list_t *l = p->list;
     osync__kind_t kind = osync__sched_kind(status, err);
     if (kind) osync__sched_seen(l->s, p->item->endpoint, kind);
-    free(p);
+    osync__free(p);
     l->asked--;
     ask_next(l);
 }
@@ -253,7 +255,7 @@ static void ask(list_t *l, item_t *x) {
     Openmldb__Datasync__HoldLogRequest r = OPENMLDB__DATASYNC__HOLD_LOG_REQUEST__INIT;
     r.has_tid = r.has_pid = r.has_release = r.release = 1; /* tid 0: no table has it */
     r.task_id = r.tablet_endpoint = none;
-    probe_t *p = calloc(1, sizeof *p);
+    probe_t *p = osync__calloc(1, sizeof *p);
     if (!p) return;
     *p = (probe_t){.list = l, .item = x};
     uint32_t timeout = s->request_timeout_ms < PROBE_MS ? s->request_timeout_ms : PROBE_MS;
@@ -294,7 +296,7 @@ void osync__sched_on_collectors(osync__rpc_call_t *call, void *arg) {
         answer(call, -1, s->load_error, NULL, 0);
         return;
     }
-    list_t *l = s->n_lists < MAX_LISTS ? calloc(1, sizeof *l) : NULL;
+    list_t *l = s->n_lists < MAX_LISTS ? osync__calloc(1, sizeof *l) : NULL;
     if (!l) {
         answer(call, -1, "too many lists of collectors at once, try again", NULL, 0);
         return;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -48,17 +49,17 @@ static void create_free(struct create *c) {
     if (c->task) c->task->create = NULL;
     if (c->sink) osync__sinks_put(s->sinks, c->sink);
     s->n_creates--;
-    for (size_t i = 0; i < c->n_points; i++) free(c->points[i].point.data);
-    free(c->points);
-    free(c->db);
-    free(c->name);
-    free(c->dest);
-    free(c->task_id);
-    free(c->target);
-    free(c->info);
-    free(c->note);
-    free(c->error);
-    free(c);
+    for (size_t i = 0; i < c->n_points; i++) osync__free(c->points[i].point.data);
+    osync__free(c->points);
+    osync__free(c->db);
+    osync__free(c->name);
+    osync__free(c->dest);
+    osync__free(c->task_id);
+    osync__free(c->target);
+    osync__free(c->info);
+    osync__free(c->note);
+    osync__free(c->error);
+    osync__free(c);
     osync__sched_drop(s);
 }
 
@@ -355,10 +356,11 @@ static const char *make_task(struct create *c, const Osync__Scheduler__TaskRecor
     Osync__Scheduler__StartPoint **start = NULL;
     char id[37];
     const char *refusal = NULL;
-    Openmldb__Nameserver__TableInfo *info = openmldb__nameserver__table_info__unpack(NULL, c->info_len, c->info);
+    Openmldb__Nameserver__TableInfo *info =
+        openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, c->info_len, c->info);
     if (!info) return "out of memory";
-    record.pids = calloc(info->n_table_partition + 1, sizeof *record.pids);
-    start = calloc(c->n_points + 1, sizeof *start);
+    record.pids = osync__calloc(info->n_table_partition + 1, sizeof *record.pids);
+    start = osync__calloc(c->n_points + 1, sizeof *start);
     if (!record.pids || !start) {
         refusal = "out of memory";
         goto done;
@@ -409,9 +411,9 @@ static const char *make_task(struct create *c, const Osync__Scheduler__TaskRecor
         create_fail(c, "out of memory");
     osync__sched_task_drop(t);
 done:
-    free(start);
-    free(record.pids);
-    openmldb__nameserver__table_info__free_unpacked(info, NULL);
+    osync__free(start);
+    osync__free(record.pids);
+    openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
     return refusal;
 }
 
@@ -466,8 +468,8 @@ static bool can_go_on(const struct create *c, const osync__earlier_t *found, con
         (void)osync__buf_printf(text, "task %s is still here (tid %u): delete it first", chosen->id, here->tid);
         goto done;
     }
-    info = openmldb__nameserver__table_info__unpack(NULL, c->info_len, c->info);
-    pids = info ? calloc(info->n_table_partition + 1, sizeof *pids) : NULL;
+    info = openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, c->info_len, c->info);
+    pids = info ? osync__calloc(info->n_table_partition + 1, sizeof *pids) : NULL;
     if (!pids) {
         (void)osync__buf_printf(text, "out of memory");
         goto done;
@@ -502,8 +504,8 @@ static bool can_go_on(const struct create *c, const osync__earlier_t *found, con
     }
     fine = true;
 done:
-    free(pids);
-    if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
+    osync__free(pids);
+    if (info) openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
     return fine;
 }
 
@@ -563,7 +565,7 @@ static void on_create_table(void *arg, int status, const void *data, size_t len,
         refusal = own.message;
         goto done;
     }
-    info = openmldb__nameserver__table_info__unpack(NULL, len, data);
+    info = openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, data);
     if (!info) {
         refusal = "the table's TableInfo in ZooKeeper can't be parsed";
         goto done;
@@ -598,7 +600,7 @@ static void on_create_table(void *arg, int status, const void *data, size_t len,
     }
     size_t dest_len = strlen(c->dest);
     while (dest_len > 1 && c->dest[dest_len - 1] == '/') c->dest[--dest_len] = '\0';
-    c->info = malloc(len + 1);
+    c->info = osync__malloc(len + 1);
     if (!c->info) {
         refusal = "out of memory";
         goto done;
@@ -613,7 +615,7 @@ static void on_create_table(void *arg, int status, const void *data, size_t len,
     if (!rc) rc = osync__earlier_find(c->sink, path, c->db, c->name, OSYNC__EARLIER_RECORDS, on_earlier_goes_on, c);
     if (rc) refusal = own.code ? own.message : osync_strerror(rc);
 done:
-    if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
+    if (info) openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
     if (refusal) create_refuse(c, refusal);
     osync__buf_free(&text);
 }
@@ -628,7 +630,7 @@ static struct create *create_new(osync__rpc_call_t *call, osync_scheduler_t *s, 
         refusal = "too many CreateSyncTask requests at once, try again";
     else
         refusal = osync__sched_name_fault(db, name);
-    if (!refusal) c = calloc(1, sizeof *c);
+    if (!refusal) c = osync__calloc(1, sizeof *c);
     if (!c) {
         osync__sched_reply_general(call, -1, refusal ? refusal : "out of memory");
         return NULL;
@@ -666,7 +668,7 @@ static int from_hex(const char *hex, osync__buf_t *out) {
 /* A refusal, or NULL. */
 static const char *take_points(struct create *c, const Openmldb__Datasync__CreateSyncTaskRequest *r) {
     if (r->n_points > OSYNC__MAX_SUBTASKS) return "too many points";
-    c->points = calloc(r->n_points + 1, sizeof *c->points);
+    c->points = osync__calloc(r->n_points + 1, sizeof *c->points);
     if (!c->points) return "out of memory";
     for (size_t i = 0; i < r->n_points; i++) {
         const Openmldb__Datasync__PartitionPoint *from = r->points[i];
@@ -682,7 +684,7 @@ static const char *take_points(struct create *c, const Openmldb__Datasync__Creat
             rc = osync__sched_point_pack(&b, from->point);
         if (!rc) parsed = osync__sched_point_unpack(b.data, b.len);
         if (!rc && (!parsed || b.len == 0)) rc = OSYNC_EINVAL;
-        if (parsed) openmldb__datasync__sync_point__free_unpacked(parsed, NULL);
+        if (parsed) openmldb__datasync__sync_point__free_unpacked(parsed, &osync__protobuf_allocator);
         if (rc) {
             osync__buf_free(&b);
             return rc == OSYNC_ENOMEM ? "out of memory" : "a point is missing or can't be parsed";

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "delivery/record.h"
 
@@ -39,7 +40,7 @@ Osync__Scheduler__TaskRecord *osync__earlier_record(const void *label, size_t le
     Osync__Scheduler__TaskRecord *r = NULL;
     if (osync__label_unpack(&l, label, len) == 0 && strcmp(l.task_id, id) == 0 && l.pid == pid && l.n == n &&
         l.task.len > 0)
-        r = osync__scheduler__task_record__unpack(NULL, l.task.len, l.task.data);
+        r = osync__scheduler__task_record__unpack(&osync__protobuf_allocator, l.task.len, l.task.data);
     osync__label_free(&l);
     return r;
 }
@@ -58,23 +59,23 @@ void osync__earlier_free(osync__earlier_t *found) {
     if (!found) return;
     HASH_ITER(hh, found->tasks, t, next_task) {
         HASH_DEL(found->tasks, t);
-        if (t->record) osync__scheduler__task_record__free_unpacked(t->record, NULL);
-        free(t);
+        if (t->record) osync__scheduler__task_record__free_unpacked(t->record, &osync__protobuf_allocator);
+        osync__free(t);
     }
     HASH_ITER(hh, found->parts, p, next_part) {
         HASH_DEL(found->parts, p);
-        free(p);
+        osync__free(p);
     }
-    free(found->files);
-    free(found);
+    osync__free(found->files);
+    osync__free(found);
 }
 
 static void find_free(find_t *f) {
     osync__earlier_free(f->found);
-    free(f->path);
-    free(f->db);
-    free(f->name);
-    free(f);
+    osync__free(f->path);
+    osync__free(f->db);
+    osync__free(f->name);
+    osync__free(f);
 }
 
 static void find_end(find_t *f, int status, const osync_error_t *err) {
@@ -112,7 +113,7 @@ static int add(find_t *f, size_t n_names, const char *name) {
     snprintf(key.id, sizeof key.id, "%s", id);
     HASH_FIND_STR(e->tasks, id, t);
     if (!t) {
-        t = calloc(1, sizeof *t);
+        t = osync__calloc(1, sizeof *t);
         if (!t) return OSYNC_ENOMEM;
         memcpy(t->id, id, sizeof t->id);
         HASH_ADD_STR(e->tasks, id, t);
@@ -120,7 +121,7 @@ static int add(find_t *f, size_t n_names, const char *name) {
     t->files++;
     HASH_FIND(hh, e->parts, &key, sizeof key, p);
     if (!p) {
-        p = calloc(1, sizeof *p);
+        p = osync__calloc(1, sizeof *p);
         if (!p) return OSYNC_ENOMEM;
         p->key = key;
         p->task = t;
@@ -130,7 +131,7 @@ static int add(find_t *f, size_t n_names, const char *name) {
     if (n > p->newest) p->newest = n;
     if (n < p->oldest) p->oldest = n;
     if (f->flags & OSYNC__EARLIER_FILES) {
-        if (!e->files) e->files = calloc(n_names, sizeof *e->files);
+        if (!e->files) e->files = osync__calloc(n_names, sizeof *e->files);
         if (!e->files) return OSYNC_ENOMEM;
         e->files[e->n_files++] = (osync__earlier_file_t){.part = p, .n = n};
     }
@@ -160,7 +161,7 @@ static void on_label(void *arg, int status, const void *label, size_t len, const
         }
     }
     bool try_oldest = !r && !t->ours && f->n != p->oldest; /* somebody may have put a file there under the next name */
-    if (r) osync__scheduler__task_record__free_unpacked(r, NULL);
+    if (r) osync__scheduler__task_record__free_unpacked(r, &osync__protobuf_allocator);
     if (try_oldest) {
         f->n = p->oldest;
         look_at(f);
@@ -203,16 +204,16 @@ static void on_list(void *arg, int status, const char *const *names, size_t n, c
 
 int osync__earlier_find(osync_sink_t *sink, const char *path, const char *db, const char *name, int flags,
                         osync__earlier_cb cb, void *arg) {
-    find_t *f = calloc(1, sizeof *f);
+    find_t *f = osync__calloc(1, sizeof *f);
     if (!f) return OSYNC_ENOMEM;
     *f = (find_t){.sink = sink,
-                  .path = strdup(path),
-                  .db = strdup(db),
-                  .name = strdup(name),
+                  .path = osync__strdup(path),
+                  .db = osync__strdup(db),
+                  .name = osync__strdup(name),
                   .flags = flags,
                   .cb = cb,
                   .arg = arg,
-                  .found = calloc(1, sizeof *f->found)};
+                  .found = osync__calloc(1, sizeof *f->found)};
     int rc = f->path && f->db && f->name && f->found ? sink->ops->list(sink, path, on_list, f) : OSYNC_ENOMEM;
     if (rc) find_free(f);
     return rc;

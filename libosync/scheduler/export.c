@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -37,10 +38,10 @@ typedef struct entries {
 } entries_t;
 
 static void export_free(export_t *x) {
-    free(x->state_dir);
-    free(x->path);
-    free(x->dir);
-    free(x);
+    osync__free(x->state_dir);
+    osync__free(x->path);
+    osync__free(x->dir);
+    osync__free(x);
 }
 
 static int no_memory(osync_error_t *err) {
@@ -115,7 +116,8 @@ static int write_once(const char *path, const osync__buf_t *bytes, osync_error_t
 static int export_part(export_t *x, const entries_t *all, const Osync__Scheduler__TaskRecord *t, uint32_t pid) {
     const osync_checkpoint_entry_t *e = find(all, "sub", t->task_id, pid);
     const Osync__Scheduler__StartPoint *start = start_of(t, pid);
-    Osync__Scheduler__SubtaskRecord *sub = e ? osync__scheduler__subtask_record__unpack(NULL, e->len, e->value) : NULL;
+    Osync__Scheduler__SubtaskRecord *sub =
+        e ? osync__scheduler__subtask_record__unpack(&osync__protobuf_allocator, e->len, e->value) : NULL;
     Openmldb__Datasync__AddSyncTaskRequest r = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
     osync__buf_t point = {0}, bytes = {0};
     char *path = NULL;
@@ -129,7 +131,7 @@ static int export_part(export_t *x, const entries_t *all, const Osync__Scheduler
     r.mode = (Openmldb__Datasync__SyncMode)t->mode;
     r.has_start_ts = t->has_start_ts;
     r.start_ts = t->start_ts;
-    r.sync_point = openmldb__datasync__sync_point__unpack(NULL, point.len, point.data);
+    r.sync_point = openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, point.len, point.data);
     r.tablet_endpoint = sub ? sub->tablet_endpoint : start ? start->tablet_endpoint : NULL;
     r.des_endpoint = sub ? sub->des_endpoint : start ? start->des_endpoint : NULL;
     r.token = sub ? sub->token : start ? start->token : NULL;
@@ -145,11 +147,11 @@ static int export_part(export_t *x, const entries_t *all, const Osync__Scheduler
                     : osync__format("%s/%" PRIu32 "/%" PRIu32 ".progress", x->dir, t->tid, pid);
     rc = path ? write_once(path, &bytes, &x->err) : no_memory(&x->err);
 done:
-    if (r.sync_point) openmldb__datasync__sync_point__free_unpacked(r.sync_point, NULL);
-    if (sub) osync__scheduler__subtask_record__free_unpacked(sub, NULL);
+    if (r.sync_point) openmldb__datasync__sync_point__free_unpacked(r.sync_point, &osync__protobuf_allocator);
+    if (sub) osync__scheduler__subtask_record__free_unpacked(sub, &osync__protobuf_allocator);
     osync__buf_free(&point);
     osync__buf_free(&bytes);
-    free(path);
+    osync__free(path);
     return rc;
 }
 
@@ -164,7 +166,7 @@ static int export_task(export_t *x, const entries_t *all, const Osync__Scheduler
     int rc = folder ? osync__mkdirs(folder, &x->err) : no_memory(&x->err);
     for (size_t i = 0; i < t->n_pids && !rc; i++) rc = export_part(x, all, t, t->pids[i]);
     if (!rc) osync__log(OSYNC_LOG_INFO, "%s.%s: %zu partitions exported to %s", t->db, t->name, t->n_pids, folder);
-    free(folder);
+    osync__free(folder);
     return rc;
 }
 
@@ -190,8 +192,8 @@ static void on_closed(void *arg) {
                    "%zu tasks are in %s now, and not osync-syncd's any more: its checkpoint is called %s. Started with "
                    "that folder as its sync_task.progress_path, it takes them up again",
                    x->tasks, x->dir, to);
-    free(to);
-    free(wal);
+    osync__free(to);
+    osync__free(wal);
     x->cb(x->arg, x->rc, x->rc ? &x->err : NULL);
     export_free(x);
 }
@@ -204,43 +206,44 @@ static void on_list(void *arg, int status, const osync_checkpoint_entry_t *list,
     if (status) x->rc = osync__err(&x->err, status, "%s", err ? err->message : osync_strerror(status));
     for (size_t i = 0; i < all.n && !x->rc; i++) {
         if (strncmp(list[i].key, "task/", 5) != 0) continue;
-        Osync__Scheduler__TaskRecord *t = osync__scheduler__task_record__unpack(NULL, list[i].len, list[i].value);
+        Osync__Scheduler__TaskRecord *t =
+            osync__scheduler__task_record__unpack(&osync__protobuf_allocator, list[i].len, list[i].value);
         x->rc = t ? export_task(x, &all, t)
                   : osync__err(&x->err, OSYNC_ECORRUPT, "%s: record %s can't be parsed", x->path, list[i].key);
         if (t && !t->removing) {
             x->tasks++;
             dests_differ |= dest && strcmp(dest, t->dest) != 0;
-            if (!dest) dest = strdup(t->dest);
+            if (!dest) dest = osync__strdup(t->dest);
         }
-        if (t) osync__scheduler__task_record__free_unpacked(t, NULL);
+        if (t) osync__scheduler__task_record__free_unpacked(t, &osync__protobuf_allocator);
     }
     if (!x->rc && dests_differ)
         osync__log(OSYNC_LOG_WARN,
                    "the tasks have different destinations: OpenMLDB's SyncTool starts only if all that it finds have "
                    "the same one, so leave it one folder of %s, or those of one destination",
                    x->dir);
-    free(dest);
+    osync__free(dest);
     x->store->ops->close(x->store, on_closed, x);
 }
 
-int osync_scheduler_export_progress(uv_loop_t *loop, const osync_scheduler_config_t *config, const char *dir,
+int osync_scheduler_export_progress(uv_loop_t *loop, const char *state_dir, const char *dir,
                                     osync_scheduler_export_cb cb, void *arg, osync_error_t *err) {
-    export_t *x = calloc(1, sizeof *x);
+    export_t *x = osync__calloc(1, sizeof *x);
     int rc = OSYNC_ENOMEM;
     if (!x) return osync__err(err, rc, "out of memory");
-    if (!config->state_dir || !*config->state_dir || !dir || !*dir) {
+    if (!state_dir || !*state_dir || !dir || !*dir) {
         rc = osync__err(err, OSYNC_ECONFIG, "export: the folder of the state and the one to write to are required");
         goto fail;
     }
     x->cb = cb;
     x->arg = arg;
-    x->state_dir = strdup(config->state_dir);
-    x->dir = strdup(dir);
+    x->state_dir = osync__strdup(state_dir);
+    x->dir = osync__strdup(dir);
     if (!x->state_dir || !x->dir) {
         osync__err(err, rc, "out of memory");
         goto fail;
     }
-    x->path = osync__format("%s/checkpoint.db", config->state_dir);
+    x->path = osync__format("%s/checkpoint.db", state_dir);
     rc = x->path ? 0 : no_memory(err);
     if (!rc && access(x->path, F_OK))
         rc = osync__err_errno(err, errno, "there is no checkpoint to export: %s", x->path);

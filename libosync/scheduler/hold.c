@@ -10,6 +10,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -41,17 +42,17 @@ static bool is_unknown(osync_scheduler_t *s, const char *collector) {
     if (!u) return false;
     if (osync__mono_ms() < u->until_mono) return true;
     HASH_DEL(s->hold_unknown, u);
-    free(u->collector);
-    free(u);
+    osync__free(u->collector);
+    osync__free(u);
     return false;
 }
 
 static void is_unknown_now(osync_scheduler_t *s, const char *collector) {
-    struct hold_unknown *u = calloc(1, sizeof *u);
-    if (u) u->collector = strdup(collector);
+    struct hold_unknown *u = osync__calloc(1, sizeof *u);
+    if (u) u->collector = osync__strdup(collector);
     if (!u || !u->collector || is_unknown(s, collector)) {
-        if (u) free(u->collector);
-        free(u);
+        if (u) osync__free(u->collector);
+        osync__free(u);
         return;
     }
     u->until_mono = osync__mono_ms() + OSYNC__HOLD_UNKNOWN_MS;
@@ -63,9 +64,9 @@ static void is_unknown_now(osync_scheduler_t *s, const char *collector) {
 
 static void call_free(osync__hold_call_t *c) {
     osync__buf_free(&c->point);
-    free(c->collector);
-    free(c->tablet);
-    free(c);
+    osync__free(c->collector);
+    osync__free(c->tablet);
+    osync__free(c);
 }
 
 /* The subtask that a call was made for, if it is there still. */
@@ -132,7 +133,7 @@ static void call(osync__hold_call_t *c) {
     int rc = osync__rpc_call(s->client, c->collector, "DataCollector", "HoldLog", &r.base, NULL, 0,
                              &openmldb__datasync__hold_log_response__descriptor, s->request_timeout_ms, on_held, c,
                              NULL, &err);
-    if (r.committed) openmldb__datasync__sync_point__free_unpacked(r.committed, NULL);
+    if (r.committed) openmldb__datasync__sync_point__free_unpacked(r.committed, &osync__protobuf_allocator);
     if (rc) on_held(c, rc, NULL, &err);
 }
 
@@ -152,11 +153,11 @@ static bool ask(osync__sub_t *sub, const osync__hold_t *h, bool release) {
     osync_scheduler_t *s = sub->task->s;
     size_t len = 0;
     const void *point = sub->known && sub->delivery ? osync__delivery_point(sub->delivery, &len) : NULL;
-    osync__hold_call_t *c = s->closing ? NULL : calloc(1, sizeof *c);
+    osync__hold_call_t *c = s->closing ? NULL : osync__calloc(1, sizeof *c);
     if (!c) return false;
     *c = (osync__hold_call_t){.s = s,
-                              .collector = strdup(h->collector),
-                              .tablet = strdup(h->tablet),
+                              .collector = osync__strdup(h->collector),
+                              .tablet = osync__strdup(h->tablet),
                               .tid = sub->task->tid,
                               .pid = sub->pid,
                               .release = release};
@@ -172,10 +173,10 @@ static bool ask(osync__sub_t *sub, const osync__hold_t *h, bool release) {
 /* ---- who is to hold ---- */
 
 static void hold_free(osync__hold_t *h) {
-    free(h->collector);
-    free(h->tablet);
-    free(h->error);
-    free(h);
+    osync__free(h->collector);
+    osync__free(h->tablet);
+    osync__free(h->error);
+    osync__free(h);
 }
 
 void osync__sched_hold_free(osync__sub_t *sub) {
@@ -197,11 +198,11 @@ static void on_replica(osync__sub_t *sub, const char *tablet, const char *collec
     if (sub->collector && strcmp(sub->collector, collector) == 0) return;
     osync__hold_t *h = osync__sched_hold_of(sub, collector);
     if (!h) {
-        h = calloc(1, sizeof *h);
+        h = osync__calloc(1, sizeof *h);
         if (!h) return;
-        h->collector = strdup(collector);
+        h->collector = osync__strdup(collector);
         if (!h->collector) {
-            free(h);
+            osync__free(h);
             return;
         }
         LL_PREPEND(sub->held, h);
@@ -264,7 +265,7 @@ void osync__sched_hold_close(osync_scheduler_t *s) {
     s->hold_queue = NULL;
     HASH_ITER(hh, s->hold_unknown, u, next_u) {
         HASH_DEL(s->hold_unknown, u);
-        free(u->collector);
-        free(u);
+        osync__free(u->collector);
+        osync__free(u);
     }
 }

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <uthash.h>
 
+#include "base/alloc.h"
+#include "base/hash.h"
 #include "base/sys.h"
 #include "osync/error.h"
 
@@ -117,7 +118,7 @@ bool osync__hosts_same(const osync__hosts_t *hosts, const char *a, const char *b
 }
 
 int osync__hosts_new(uv_loop_t *loop, osync__hosts_t **out) {
-    *out = calloc(1, sizeof **out);
+    *out = osync__calloc(1, sizeof **out);
     if (!*out) return OSYNC_ENOMEM;
     (*out)->loop = loop;
     return 0;
@@ -128,7 +129,7 @@ static void forget_old(osync__hosts_t *hosts, uint64_t now) {
     HASH_ITER(hh, hosts->known, h, next) {
         if (now - h->at_ms < FRESH_MS && HASH_COUNT(hosts->known) < MAX_NAMES) continue;
         HASH_DEL(hosts->known, h);
-        free(h);
+        osync__free(h);
     }
 }
 
@@ -137,11 +138,11 @@ static void end_if_idle(osync__hosts_t *hosts) {
     host_t *h, *next;
     HASH_ITER(hh, hosts->known, h, next) {
         HASH_DEL(hosts->known, h);
-        free(h);
+        osync__free(h);
     }
     void (*closed)(void *) = hosts->closed;
     void *arg = hosts->closed_arg;
-    free(hosts);
+    osync__free(hosts);
     closed(arg);
 }
 
@@ -153,7 +154,7 @@ static void on_addresses(uv_getaddrinfo_t *req, int status, struct addrinfo *res
     HASH_FIND_STR(hosts->known, q->name, h);
     if (!h) {
         if (HASH_COUNT(hosts->known) >= MAX_NAMES) forget_old(hosts, now);
-        h = calloc(1, sizeof *h);
+        h = osync__calloc(1, sizeof *h);
         if (h) {
             memcpy(h->name, q->name, sizeof h->name);
             HASH_ADD_STR(hosts->known, name, h);
@@ -176,10 +177,10 @@ static void on_addresses(uv_getaddrinfo_t *req, int status, struct addrinfo *res
     }
     if (res) uv_freeaddrinfo(res);
     batch_t *b = q->batch;
-    free(q);
+    osync__free(q);
     if (--b->open == 0) {
         b->cb(b->arg);
-        free(b);
+        osync__free(b);
     }
     hosts->open--;
     end_if_idle(hosts);
@@ -188,7 +189,7 @@ static void on_addresses(uv_getaddrinfo_t *req, int status, struct addrinfo *res
 int osync__hosts_lookup(osync__hosts_t *hosts, const char *const *names, size_t n, void (*cb)(void *arg), void *arg) {
     static const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     uint64_t now = osync__mono_ms();
-    batch_t *b = calloc(1, sizeof *b);
+    batch_t *b = osync__calloc(1, sizeof *b);
     if (!b) return OSYNC_ENOMEM;
     b->cb = cb;
     b->arg = arg;
@@ -202,21 +203,21 @@ int osync__hosts_lookup(osync__hosts_t *hosts, const char *const *names, size_t 
         if (h && now - h->at_ms < FRESH_MS) continue;
         for (size_t j = 0; j < i && !asked; j++) asked = strcmp(names[i], names[j]) == 0;
         if (asked) continue;
-        query_t *q = calloc(1, sizeof *q);
+        query_t *q = osync__calloc(1, sizeof *q);
         if (!q) break; /* what isn't looked up equals itself only */
         memcpy(q->name, names[i], len + 1);
         q->hosts = hosts;
         q->batch = b;
         q->req.data = q;
         if (uv_getaddrinfo(hosts->loop, &q->req, on_addresses, q->name, NULL, &hints)) {
-            free(q);
+            osync__free(q);
             continue;
         }
         b->open++;
         hosts->open++;
     }
     if (b->open > 0) return 0;
-    free(b);
+    osync__free(b);
     return 1;
 }
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -42,10 +43,11 @@ struct osync__import {
 
 static void forget_parts(osync__import_t *i) {
     for (size_t n = 0; n < i->n; n++) {
-        if (i->parts[n].request) openmldb__datasync__add_sync_task_request__free_unpacked(i->parts[n].request, NULL);
+        if (i->parts[n].request)
+            openmldb__datasync__add_sync_task_request__free_unpacked(i->parts[n].request, &osync__protobuf_allocator);
         osync__buf_free(&i->parts[n].point);
     }
-    free(i->parts);
+    osync__free(i->parts);
     i->parts = NULL;
     i->n = 0;
     i->crc = 0;
@@ -55,9 +57,9 @@ static void import_free(osync__import_t *i) {
     HASH_DEL(i->s->imports, i);
     if (i->task) i->task->import = NULL;
     forget_parts(i);
-    free(i->folder);
-    free(i->why);
-    free(i);
+    osync__free(i->folder);
+    osync__free(i->why);
+    osync__free(i);
 }
 
 /* What it waits for; logged when it is something new. */
@@ -101,7 +103,7 @@ static Openmldb__Datasync__AddSyncTaskRequest *parse(const osync__buf_t *b) {
         len |= (uint64_t)(b->data[at] & 0x7f) << (7 * at);
     } while (b->data[at++] & 0x80);
     if (len != b->len - at) return NULL;
-    return openmldb__datasync__add_sync_task_request__unpack(NULL, (size_t)len, b->data + at);
+    return openmldb__datasync__add_sync_task_request__unpack(&osync__protobuf_allocator, (size_t)len, b->data + at);
 }
 
 static const char *fault_of(const osync__import_t *i, const part_t *p) {
@@ -135,7 +137,7 @@ static int read_part(osync__import_t *i, const char *name, part_t *p, osync_erro
         i->crc = osync__crc32c(i->crc, bytes.data, bytes.len);
     }
 done:
-    free(path);
+    osync__free(path);
     osync__buf_free(&bytes);
     return rc;
 }
@@ -163,7 +165,7 @@ static int list_parts(const char *folder, part_t **out, size_t *n, bool *any, os
             break;
         }
         if (!progress_name(e->d_name, &p)) continue;
-        part_t *more = *n < OSYNC__MAX_SUBTASKS ? realloc(*out, (*n + 1) * sizeof *more) : NULL;
+        part_t *more = *n < OSYNC__MAX_SUBTASKS ? osync__realloc(*out, (*n + 1) * sizeof *more) : NULL;
         if (!more) {
             rc = osync__err(err, OSYNC_ENOMEM, "%s: too many files", folder);
             break;
@@ -225,7 +227,7 @@ static bool set_aside(osync__import_t *i) {
         waits(i, err.message);
     else
         osync__log(OSYNC_LOG_INFO, "%s is taken over, and called %s now", i->folder, to);
-    free(to);
+    osync__free(to);
     return rc == 0;
 }
 
@@ -281,12 +283,13 @@ static int make_task(osync__import_t *i, const Openmldb__Nameserver__TableInfo *
     osync_scheduler_t *s = i->s;
     const Openmldb__Datasync__AddSyncTaskRequest *first = i->parts[0].request;
     Osync__Scheduler__TaskRecord r = OSYNC__SCHEDULER__TASK_RECORD__INIT;
-    Osync__Scheduler__StartPoint *points = calloc(i->n, sizeof *points), **start = calloc(i->n, sizeof *start);
+    Osync__Scheduler__StartPoint *points = osync__calloc(i->n, sizeof *points),
+                                 **start = osync__calloc(i->n, sizeof *start);
     osync__schema_t *schema = NULL;
     osync__task_t *t = NULL;
     char id[37], *target = NULL;
     int rc = check_partitions(i, info, err);
-    r.pids = calloc(i->n, sizeof *r.pids);
+    r.pids = osync__calloc(i->n, sizeof *r.pids);
     if (!rc && (!points || !start || !r.pids)) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
     if (!rc) rc = osync__dest_resolve(s->sinks, first->dest, &target, err);
     if (!rc) rc = osync__sched_schema_new(&schema, data, len, s->timezone, err);
@@ -326,10 +329,10 @@ static int make_task(osync__import_t *i, const Openmldb__Nameserver__TableInfo *
     osync__sched_task_drop(t);
 done:
     osync__sched_schema_unref(schema);
-    free(target);
-    free(points);
-    free(start);
-    free(r.pids);
+    osync__free(target);
+    osync__free(points);
+    osync__free(start);
+    osync__free(r.pids);
     return rc;
 }
 
@@ -348,7 +351,7 @@ static void on_table(void *arg, int status, const void *data, size_t len, const 
         osync__err(&own, status, "ZooKeeper can't be asked for the table with tid %" PRIu32 ": %s", i->tid,
                    err ? err->message : osync_strerror(status));
     } else {
-        info = openmldb__nameserver__table_info__unpack(NULL, len, data);
+        info = openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, data);
         if (info && info->db && info->name)
             status = make_task(i, info, data, len, &own);
         else
@@ -356,7 +359,7 @@ static void on_table(void *arg, int status, const void *data, size_t len, const 
     }
     if (status) waits(i, own.message);
 done:
-    if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
+    if (info) openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
     osync__sched_drop(s);
 }
 
@@ -421,7 +424,7 @@ static int add(osync_scheduler_t *s, const char *name, osync_error_t *err) {
     if (!folder) goto nomem;
     rc = list_parts(folder, &parts, &n, &any, err);
     if (rc || !any) goto done;
-    i = calloc(1, sizeof *i);
+    i = osync__calloc(1, sizeof *i);
     if (!i) goto nomem;
     i->s = s;
     i->tid = (uint32_t)tid;
@@ -429,8 +432,8 @@ static int add(osync_scheduler_t *s, const char *name, osync_error_t *err) {
     folder = NULL;
     HASH_ADD(hh, s->imports, tid, sizeof i->tid, i);
 done:
-    free(parts);
-    free(folder);
+    osync__free(parts);
+    osync__free(folder);
     return rc;
 nomem:
     rc = osync__err(err, OSYNC_ENOMEM, "%s: out of memory", s->state_dir);

@@ -25,10 +25,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <uthash.h>
 #include <uv.h>
 
 #include "base/buf.h"
+#include "base/hash.h"
 #include "base/pool.h"
 #include "data_sync.pb-c.h"
 #include "delivery/delivery.h"

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "format/table.h"
 #include "scheduler/internal.h"
@@ -39,11 +40,11 @@ static void place_end(osync__place_t *p) {
         t->placing = false;
         p->cb(t, p->status, p->status ? &p->err : NULL);
     }
-    for (size_t i = 0; i < p->n; i++) free(p->wants[i].tablet);
-    for (size_t i = 0; i < p->n_collectors; i++) free(p->collectors[i]);
-    free(p->collectors);
-    free(p->wants);
-    free(p);
+    for (size_t i = 0; i < p->n; i++) osync__free(p->wants[i].tablet);
+    for (size_t i = 0; i < p->n_collectors; i++) osync__free(p->collectors[i]);
+    osync__free(p->collectors);
+    osync__free(p->wants);
+    osync__free(p);
     osync__sched_task_drop(t);
 }
 
@@ -90,7 +91,7 @@ static int doubt(const osync__sub_t *sub, const char *collector) {
 static void choose(osync__place_t *p) {
     osync__task_t *t = p->task;
     char text[1024];
-    size_t *loads = calloc(p->n_collectors + 1, sizeof *loads);
+    size_t *loads = osync__calloc(p->n_collectors + 1, sizeof *loads);
     if (!loads) {
         place_failed(p, OSYNC_ENOMEM, NULL, "choosing a collector");
         return;
@@ -124,7 +125,7 @@ static void choose(osync__place_t *p) {
             osync__sched_set(&sub->place_tablet, want->tablet))
             sub->place_away = true;
     }
-    free(loads);
+    osync__free(loads);
     place_end(p);
 }
 
@@ -141,8 +142,8 @@ static void on_hosts(void *arg) {
 /* Names are only looked up if equal text doesn't settle it. */
 static void look_up_hosts(osync__place_t *p) {
     size_t n = 0;
-    const char **names = calloc(p->n + p->n_collectors + 1, sizeof *names);
-    char(*hosts)[OSYNC__HOST_SIZE] = calloc(p->n_collectors + 1, sizeof *hosts);
+    const char **names = osync__calloc(p->n + p->n_collectors + 1, sizeof *names);
+    char(*hosts)[OSYNC__HOST_SIZE] = osync__calloc(p->n_collectors + 1, sizeof *hosts);
     int rc = 1;
     if (!names || !hosts) goto done;
     for (size_t i = 0; i < p->n_collectors; i++) osync__host_of(p->collectors[i], hosts[i]);
@@ -158,8 +159,8 @@ static void look_up_hosts(osync__place_t *p) {
         rc = osync__hosts_lookup(p->task->s->hosts, names, n, on_hosts, p);
     }
 done:
-    free(names);
-    free(hosts);
+    osync__free(names);
+    osync__free(hosts);
     if (rc != 0) on_hosts(p);
 }
 
@@ -209,9 +210,9 @@ static void on_collectors(void *arg, int status, const char *const *names, size_
         place_failed(p, status, err, "ZooKeeper can't be asked for the collectors");
         return;
     }
-    p->collectors = calloc(n + 1, sizeof *p->collectors);
+    p->collectors = osync__calloc(n + 1, sizeof *p->collectors);
     for (size_t i = 0; p->collectors && i < n; i++) {
-        p->collectors[i] = strdup(names[i]);
+        p->collectors[i] = osync__strdup(names[i]);
         if (!p->collectors[i]) break;
         p->n_collectors++;
     }
@@ -252,7 +253,7 @@ static void find_leader(want_t *want, const Openmldb__Nameserver__TableInfo *inf
         no_place(sub, partition != NULL, text);
         return;
     }
-    want->tablet = strdup(leader->endpoint);
+    want->tablet = osync__strdup(leader->endpoint);
     if (want->tablet)
         osync__host_of(want->tablet, want->host);
     else
@@ -263,7 +264,7 @@ static void find_leader(want_t *want, const Openmldb__Nameserver__TableInfo *inf
 static int find_replicas(osync__place_t *p, const Openmldb__Nameserver__TableInfo *info) {
     size_t room = 0;
     for (size_t i = 0; i < info->n_table_partition; i++) room += info->table_partition[i]->n_partition_meta;
-    p->wants = calloc(room + 1, sizeof *p->wants);
+    p->wants = osync__calloc(room + 1, sizeof *p->wants);
     if (!p->wants) return OSYNC_ENOMEM;
     for (int leaders = 0; leaders < 2; leaders++) {
         for (size_t i = 0; i < info->n_table_partition; i++) {
@@ -273,7 +274,7 @@ static int find_replicas(osync__place_t *p, const Openmldb__Nameserver__TableInf
                 const Openmldb__Nameserver__PartitionMeta *meta = partition->partition_meta[m];
                 if (!meta->is_alive || (meta->is_leader != 0) != (leaders == 1)) continue;
                 want_t *want = &p->wants[p->n++];
-                *want = (want_t){.sub = sub, .place = p, .tablet = strdup(meta->endpoint)};
+                *want = (want_t){.sub = sub, .place = p, .tablet = osync__strdup(meta->endpoint)};
                 if (!want->tablet) return OSYNC_ENOMEM;
                 osync__host_of(want->tablet, want->host);
             }
@@ -299,7 +300,7 @@ static void on_table(void *arg, int status, const void *data, size_t len, const 
         place_failed(p, status, err, "ZooKeeper can't be asked for the table");
         return;
     }
-    info = openmldb__nameserver__table_info__unpack(NULL, len, data);
+    info = openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, data);
     if (!info) {
         place_failed(p, OSYNC_ECORRUPT, NULL, "the table's TableInfo in ZooKeeper");
         return;
@@ -307,7 +308,7 @@ static void on_table(void *arg, int status, const void *data, size_t len, const 
     int rc = 0;
     if (p->replicas_cb) rc = find_replicas(p, info);
     for (size_t i = 0; i < p->n && !p->replicas_cb; i++) find_leader(&p->wants[i], info);
-    openmldb__nameserver__table_info__free_unpacked(info, NULL);
+    openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
     if (osync__sched_schema_new(&schema, data, len, t->timezone, NULL) == 0) {
         if (!t->schema || schema->n_columns > t->schema->n_columns) {
             osync__sched_schema_unref(t->schema);
@@ -321,10 +322,10 @@ static void on_table(void *arg, int status, const void *data, size_t len, const 
 }
 
 int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync__place_cb cb) {
-    osync__place_t *p = calloc(1, sizeof *p);
-    if (p) p->wants = calloc(task->n_subs, sizeof *p->wants);
+    osync__place_t *p = osync__calloc(1, sizeof *p);
+    if (p) p->wants = osync__calloc(task->n_subs, sizeof *p->wants);
     if (!p || !p->wants) {
-        free(p);
+        osync__free(p);
         return OSYNC_ENOMEM;
     }
     p->task = task;
@@ -349,7 +350,7 @@ int osync__sched_place(osync__task_t *task, const void *info, size_t len, osync_
 }
 
 int osync__sched_replicas(osync__task_t *task, osync__replicas_cb cb) {
-    osync__place_t *p = calloc(1, sizeof *p);
+    osync__place_t *p = osync__calloc(1, sizeof *p);
     if (!p) return OSYNC_ENOMEM;
     p->task = task;
     p->replicas_cb = cb;

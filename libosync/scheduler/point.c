@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "scheduler/internal.h"
 
@@ -18,9 +19,9 @@ bool osync__sched_buf_equal(const osync__buf_t *a, const osync__buf_t *b) {
 }
 
 int osync__sched_set(char **to, const char *from) {
-    char *copy = from ? strdup(from) : NULL;
+    char *copy = from ? osync__strdup(from) : NULL;
     if (from && !copy) return OSYNC_ENOMEM;
-    free(*to);
+    osync__free(*to);
     *to = copy;
     return 0;
 }
@@ -34,7 +35,7 @@ int osync__sched_point_pack(osync__buf_t *out, const Openmldb__Datasync__SyncPoi
 }
 
 Openmldb__Datasync__SyncPoint *osync__sched_point_unpack(const void *data, size_t len) {
-    return openmldb__datasync__sync_point__unpack(NULL, len, data);
+    return openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, len, data);
 }
 
 static int escape(osync__buf_t *out, const uint8_t *data, size_t len) {

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "scheduler/earlier.h"
@@ -57,8 +58,8 @@ static void restart_end(restart_t *r) {
     r->cb(t, r->status, r->left > 0 && text.data ? (const char *)text.data : NULL, r->status ? &r->err : NULL);
     osync__buf_free(&text);
     osync__earlier_free(r->found);
-    free(r->lanes);
-    free(r);
+    osync__free(r->lanes);
+    osync__free(r);
     osync__sched_task_drop(t);
 }
 
@@ -103,7 +104,7 @@ static void on_file_label(void *arg, int status, const void *label, size_t len, 
     Osync__Scheduler__TaskRecord *record =
         status ? NULL : osync__earlier_record(label, len, part->key.id, part->key.pid, lane->file.n);
     bool ours = record && strcmp(record->db, t->db) == 0 && strcmp(record->name, t->name) == 0;
-    if (record) osync__scheduler__task_record__free_unpacked(record, NULL);
+    if (record) osync__scheduler__task_record__free_unpacked(record, &osync__protobuf_allocator);
     if (!ours) {
         r->left++;
         memcpy(r->an_example, lane->path, sizeof r->an_example);
@@ -205,10 +206,10 @@ static void look(restart_t *r) {
 }
 
 int osync__sched_restart(osync__task_t *task, osync__restart_cb cb) {
-    restart_t *r = calloc(1, sizeof *r);
-    if (r) r->lanes = calloc(AT_ONCE, sizeof *r->lanes);
+    restart_t *r = osync__calloc(1, sizeof *r);
+    if (r) r->lanes = osync__calloc(AT_ONCE, sizeof *r->lanes);
     if (!r || !r->lanes) {
-        free(r);
+        osync__free(r);
         return OSYNC_ENOMEM;
     }
     r->task = task;

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
+#include "base/config.h"
 #include "base/error.h"
 #include "base/sys.h"
 #include "scheduler/internal.h"
@@ -35,18 +37,21 @@ static const osync__rpc_method_t methods[] = {
 };
 static const osync__rpc_page_t pages[] = {{"/status", osync__sched_on_page}, {"/", osync__sched_on_page}};
 
-void osync_scheduler_config_init(osync_scheduler_config_t *config) {
-    *config = (osync_scheduler_config_t){.size = sizeof *config,
-                                         .host = "0.0.0.0",
-                                         .zk_root_path = "/openmldb",
-                                         .zk_cert = "",
-                                         .zk_session_timeout_ms = 5000,
-                                         .check_period_ms = 10000,
-                                         .request_timeout_ms = 5000,
-                                         .max_body_size = 64u << 20,
-                                         .roll_bytes = 128u << 20,
-                                         .roll_interval_ms = 60000,
-                                         .worker_threads = 4};
+static const osync_scheduler_config_t defaults = {
+    .host = "0.0.0.0",
+    .zk_root_path = "/openmldb",
+    .zk_cert = "",
+    .zk_session_timeout_ms = 5000,
+    .check_period_ms = 10000,
+    .request_timeout_ms = 5000,
+    .max_body_size = 64u << 20,
+    .roll_bytes = 128u << 20,
+    .roll_interval_ms = 60000,
+    .worker_threads = 4,
+};
+
+void osync_scheduler_config_init(osync_scheduler_config_t *config, size_t size) {
+    osync__config_init(config, size, &defaults, sizeof defaults);
 }
 
 /* ---- deliveries ---- */
@@ -217,9 +222,10 @@ static int load_sub(osync_scheduler_t *s, const osync_checkpoint_entry_t *e) {
         osync__log(OSYNC_LOG_WARN, "%s: record %s belongs to no task", s->store_path, e->key);
         return 0;
     }
-    Osync__Scheduler__SubtaskRecord *r = osync__scheduler__subtask_record__unpack(NULL, e->len, e->value);
+    Osync__Scheduler__SubtaskRecord *r =
+        osync__scheduler__subtask_record__unpack(&osync__protobuf_allocator, e->len, e->value);
     if (!r || strlen(r->token) > 36) {
-        if (r) osync__scheduler__subtask_record__free_unpacked(r, NULL);
+        if (r) osync__scheduler__subtask_record__free_unpacked(r, &osync__protobuf_allocator);
         return OSYNC_ECORRUPT;
     }
     snprintf(sub->token, sizeof sub->token, "%s", r->token);
@@ -230,7 +236,7 @@ static int load_sub(osync_scheduler_t *s, const osync_checkpoint_entry_t *e) {
     if (!rc) rc = osync__sched_set(&sub->collector, r->collector);
     if (!rc) rc = osync__sched_set(&sub->reason, r->reason);
     if (!rc) rc = osync__sched_record_loaded(&sub->record, e->value, e->len);
-    osync__scheduler__subtask_record__free_unpacked(r, NULL);
+    osync__scheduler__subtask_record__free_unpacked(r, &osync__protobuf_allocator);
     return rc;
 }
 
@@ -277,7 +283,8 @@ static void on_tasks(void *arg, int status, const osync_checkpoint_entry_t *entr
     osync_error_t own = {0};
     const char *bad = status ? (err ? err->message : osync_strerror(status)) : NULL;
     for (size_t i = 0; i < n && !bad && !status; i++) {
-        Osync__Scheduler__TaskRecord *r = osync__scheduler__task_record__unpack(NULL, entries[i].len, entries[i].value);
+        Osync__Scheduler__TaskRecord *r =
+            osync__scheduler__task_record__unpack(&osync__protobuf_allocator, entries[i].len, entries[i].value);
         osync__task_t *t = NULL;
         if (!r)
             bad = entries[i].key;
@@ -285,7 +292,7 @@ static void on_tasks(void *arg, int status, const osync_checkpoint_entry_t *entr
             bad = own.message;
         else if (osync__sched_record_loaded(&t->record, entries[i].value, entries[i].len))
             bad = "out of memory";
-        if (r) osync__scheduler__task_record__free_unpacked(r, NULL);
+        if (r) osync__scheduler__task_record__free_unpacked(r, &osync__protobuf_allocator);
     }
     if (!bad && !s->closing) {
         osync__sched_hold(s);
@@ -352,18 +359,18 @@ static void on_tick(uv_timer_t *timer) {
 
 static void scheduler_free(osync_scheduler_t *s) {
     osync__sched_seen_free(s);
-    free(s->host);
-    free(s->advertised);
-    free(s->zk_cluster);
-    free(s->zk_root);
-    free(s->zk_cert);
-    free(s->state_dir);
-    free(s->timezone);
-    free(s->store_path);
-    free((void *)(uintptr_t)s->sinks_config.hadoop_conf_dir);
-    free((void *)(uintptr_t)s->sinks_config.hadoop_user);
-    free((void *)(uintptr_t)s->sinks_config.default_fs);
-    free(s);
+    osync__free(s->host);
+    osync__free(s->advertised);
+    osync__free(s->zk_cluster);
+    osync__free(s->zk_root);
+    osync__free(s->zk_cert);
+    osync__free(s->state_dir);
+    osync__free(s->timezone);
+    osync__free(s->store_path);
+    osync__free((void *)(uintptr_t)s->sinks_config.hadoop_conf_dir);
+    osync__free((void *)(uintptr_t)s->sinks_config.hadoop_user);
+    osync__free((void *)(uintptr_t)s->sinks_config.default_fs);
+    osync__free(s);
 }
 
 static int copy(const char **to, const char *from) {
@@ -373,8 +380,11 @@ static int copy(const char **to, const char *from) {
     return rc;
 }
 
-int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_scheduler_config_t *c,
+int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_scheduler_config_t *config,
                          const osync__scheduler_parts_t *parts, osync_error_t *err) {
+    osync_scheduler_config_t own = defaults, *c = &own;
+    int rc = osync__config_take(&own, sizeof own, config, "osync_scheduler_config_init", err);
+    if (rc) return rc;
     if (!c->state_dir || !*c->state_dir) return osync__err(err, OSYNC_ECONFIG, "scheduler: state_dir is required");
     if (c->check_period_ms == 0 || c->worker_threads == 0 || c->roll_bytes == 0 || c->request_timeout_ms == 0)
         return osync__err(err, OSYNC_ECONFIG,
@@ -383,7 +393,7 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
         return osync__err(err, OSYNC_ECONFIG, "scheduler: port %d is out of range", c->port);
     if (!(parts && parts->catalog) && (!c->zk_cluster || !*c->zk_cluster))
         return osync__err(err, OSYNC_ECONFIG, "scheduler: zk_cluster is required");
-    osync_scheduler_t *s = calloc(1, sizeof *s);
+    osync_scheduler_t *s = osync__calloc(1, sizeof *s);
     if (!s) return osync__err(err, OSYNC_ENOMEM, "scheduler: out of memory");
     osync__buf_t path = {0};
     s->loop = loop;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -44,7 +45,7 @@ struct osync__work {
 static void answer(osync__rpc_call_t *call, osync__sub_t *sub, bool ours, int code, const char *msg, int flags) {
     Openmldb__Datasync__GeneralResponse general = OPENMLDB__DATASYNC__GENERAL_RESPONSE__INIT;
     Openmldb__Datasync__SendDataResponse r = OPENMLDB__DATASYNC__SEND_DATA_RESPONSE__INIT;
-    char *text = msg ? strdup(msg) : NULL;
+    char *text = msg ? osync__strdup(msg) : NULL;
     if (ours && sub) sub->put_off = code != 0;
     general.has_code = 1;
     general.code = code;
@@ -60,9 +61,9 @@ static void answer(osync__rpc_call_t *call, osync__sub_t *sub, bool ours, int co
     OSYNC__BEFORE(send_answer);
     osync__rpc_reply(call, &r.base);
     OSYNC__AFTER(send_answer);
-    if (r.committed_point) openmldb__datasync__sync_point__free_unpacked(r.committed_point, NULL);
-    if (r.resume_point) openmldb__datasync__sync_point__free_unpacked(r.resume_point, NULL);
-    free(text);
+    if (r.committed_point) openmldb__datasync__sync_point__free_unpacked(r.committed_point, &osync__protobuf_allocator);
+    if (r.resume_point) openmldb__datasync__sync_point__free_unpacked(r.resume_point, &osync__protobuf_allocator);
+    osync__free(text);
 }
 
 static void OSYNC_PRINTF(6, 7)
@@ -108,7 +109,7 @@ static void finish(osync__work_t *w, int code, const char *msg, int flags) {
         s->work_bytes -= w->len;
     osync__buf_free(&w->start);
     osync__buf_free(&w->next);
-    free(w);
+    osync__free(w);
     queue_go_on(s);
     osync__sched_task_drop(t);
 }
@@ -252,7 +253,7 @@ static void encode(osync__job_t *job) {
     w->status = 0;
     if (!w->csv) {
         osync_csv_config_t config;
-        osync_csv_config_init(&config);
+        osync_csv_config_init(&config, sizeof config);
         config.timezone = w->schema->timezone;
         w->status = osync_csv_new(&w->csv, w->schema->table, &config, &w->err);
         if (w->status) w->csv = NULL;
@@ -394,7 +395,7 @@ static void mismatch(osync__rpc_call_t *call, osync__sub_t *sub, const Openmldb_
     if (!rc && end) osync__sched_point_text(&text, end);
     answer(call, sub, r->report != NULL, -1, text.data ? (const char *)text.data : "start point != current point",
            r->report ? RESUME : DELETE);
-    if (end) openmldb__datasync__sync_point__free_unpacked(end, NULL);
+    if (end) openmldb__datasync__sync_point__free_unpacked(end, &osync__protobuf_allocator);
     osync__buf_free(&text);
 }
 
@@ -549,7 +550,7 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         answer(call, sub, ours, -1, "too many rows are waiting to be written, send it again", 0);
         goto done;
     }
-    osync__work_t *w = calloc(1, sizeof *w);
+    osync__work_t *w = osync__calloc(1, sizeof *w);
     if (!w) {
         answer(call, sub, ours, -1, "out of memory", 0);
         goto done;

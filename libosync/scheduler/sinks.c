@@ -7,6 +7,7 @@
 #include <strings.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/buf.h"
 #include "base/error.h"
 #include "sink/hadoop_conf.h"
@@ -35,15 +36,15 @@ struct osync__sinks {
 };
 
 static int copy(char **out, const char *s) {
-    *out = s && *s ? strdup(s) : NULL;
+    *out = s && *s ? osync__strdup(s) : NULL;
     return s && *s && !*out ? OSYNC_ENOMEM : 0;
 }
 
 static void sinks_free(osync__sinks_t *s) {
-    free(s->hadoop_conf_dir);
-    free(s->hadoop_user);
-    free(s->default_fs);
-    free(s);
+    osync__free(s->hadoop_conf_dir);
+    osync__free(s->hadoop_user);
+    osync__free(s->default_fs);
+    osync__free(s);
 }
 
 static int make_own(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *scheme, const char *authority,
@@ -51,7 +52,7 @@ static int make_own(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *
     const osync__sinks_t *s = arg;
     if (strcmp(scheme, "file") == 0) return osync_file_sink_new(out, loop, FILE_SINK_THREADS, err);
     osync_webhdfs_config_t config;
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     if (strcmp(scheme, "webhdfs") == 0)
         config.address = authority;
     else
@@ -62,7 +63,7 @@ static int make_own(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *
 }
 
 int osync__sinks_new(uv_loop_t *loop, const osync__sinks_config_t *config, osync__sinks_t **out) {
-    osync__sinks_t *s = calloc(1, sizeof *s);
+    osync__sinks_t *s = osync__calloc(1, sizeof *s);
     if (!s) return OSYNC_ENOMEM;
     s->loop = loop;
     s->make = config->make ? config->make : make_own;
@@ -123,10 +124,10 @@ int osync__dest_resolve(osync__sinks_t *s, const char *dest, char **target, osyn
             goto done;
         }
         if (s->default_fs) {
-            default_fs = strdup(s->default_fs);
+            default_fs = osync__strdup(s->default_fs);
             if (!default_fs) goto nomem;
         } else {
-            default_fs = calloc(1, MAX_DEST);
+            default_fs = osync__calloc(1, MAX_DEST);
             if (!default_fs) goto nomem;
             rc = osync__hadoop_default_fs(s->hadoop_conf_dir, default_fs, MAX_DEST, err);
             if (rc) {
@@ -189,7 +190,7 @@ int osync__dest_resolve(osync__sinks_t *s, const char *dest, char **target, osyn
 nomem:
     rc = osync__err(err, OSYNC_ENOMEM, "dest: out of memory");
 done:
-    free(default_fs);
+    osync__free(default_fs);
     osync__buf_free(&out);
     osync__buf_free(&fs_buf);
     return rc;
@@ -203,18 +204,18 @@ int osync__sinks_get(osync__sinks_t *s, const char *target, osync_sink_t **out, 
     }
     if (!e) {
         char scheme[16];
-        e = calloc(1, sizeof *e);
-        if (e) e->fs = strndup(target, len);
+        e = osync__calloc(1, sizeof *e);
+        if (e) e->fs = osync__strndup(target, len);
         if (!e || !e->fs) {
-            free(e);
+            osync__free(e);
             return osync__err(err, OSYNC_ENOMEM, "sink of %s: out of memory", target);
         }
         size_t scheme_len = (size_t)(strstr(e->fs, "://") - e->fs);
         snprintf(scheme, sizeof scheme, "%.*s", (int)scheme_len, e->fs);
         int rc = s->make(s->make_arg, &e->sink, s->loop, scheme, e->fs + scheme_len + 3, err);
         if (rc) {
-            free(e->fs);
-            free(e);
+            osync__free(e->fs);
+            osync__free(e);
             return rc;
         }
         e->sinks = s;
@@ -237,8 +238,8 @@ static void end_if_idle(osync__sinks_t *s) {
 static void on_sink_closed(void *arg) {
     entry_t *e = arg;
     osync__sinks_t *s = e->sinks;
-    free(e->fs);
-    free(e);
+    osync__free(e->fs);
+    osync__free(e);
     s->closing_sinks--;
     end_if_idle(s);
 }

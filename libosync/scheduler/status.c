@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "scheduler/internal.h"
 
@@ -36,12 +37,12 @@ static void on_cleared(void *arg, const char *pending) {
     osync_scheduler_t *s = c->s;
     reply_code(c->call, c->pending ? -1 : 0, c->pending ? text : NULL);
     s->n_deletes--;
-    free(c);
+    osync__free(c);
     osync__sched_drop(s);
 }
 
 static void clear_all(osync_scheduler_t *s, osync__rpc_call_t *call) {
-    clear_t *c = s->n_deletes < OSYNC__MAX_DELETES ? calloc(1, sizeof *c) : NULL;
+    clear_t *c = s->n_deletes < OSYNC__MAX_DELETES ? osync__calloc(1, sizeof *c) : NULL;
     if (!c) {
         char text[] = "too many requests to delete at once, try again";
         reply_code(call, -1, text);
@@ -154,10 +155,10 @@ void osync__sched_on_status(osync__rpc_call_t *call, void *arg) {
         clear_all(s, call);
         return;
     }
-    entries = calloc(s->n_subs + 1, sizeof *entries);
-    response.task = calloc(s->n_subs + 1, sizeof *response.task);
-    response.readableinfo = calloc(s->n_subs + 1, sizeof *response.readableinfo);
-    if (r->points) response.points = calloc(s->n_subs + 1, sizeof *response.points);
+    entries = osync__calloc(s->n_subs + 1, sizeof *entries);
+    response.task = osync__calloc(s->n_subs + 1, sizeof *response.task);
+    response.readableinfo = osync__calloc(s->n_subs + 1, sizeof *response.readableinfo);
+    if (r->points) response.points = osync__calloc(s->n_subs + 1, sizeof *response.points);
     if (!entries || !response.task || !response.readableinfo || (r->points && !response.points)) rc = OSYNC_ENOMEM;
     for (osync__task_t *t = s->tasks; t && !rc; t = t->hh.next) {
         if (t->state == OSYNC__TASK_REMOVING) continue;
@@ -181,14 +182,15 @@ void osync__sched_on_status(osync__rpc_call_t *call, void *arg) {
     else
         osync__rpc_reply(call, &response.base);
     for (size_t i = 0; i < n; i++) {
-        if (entries[i].parsed) openmldb__datasync__sync_point__free_unpacked(entries[i].parsed, NULL);
-        free(entries[i].info);
-        if (response.points) free(response.points[i]);
+        if (entries[i].parsed)
+            openmldb__datasync__sync_point__free_unpacked(entries[i].parsed, &osync__protobuf_allocator);
+        osync__free(entries[i].info);
+        if (response.points) osync__free(response.points[i]);
     }
-    free(entries);
-    free(response.task);
-    free(response.readableinfo);
-    free(response.points);
+    osync__free(entries);
+    osync__free(response.task);
+    osync__free(response.readableinfo);
+    osync__free(response.points);
 }
 
 /* ---- the page ---- */
@@ -277,13 +279,7 @@ void osync__sched_on_page(osync__rpc_call_t *call, void *arg) {
     osync_scheduler_t *s = arg;
     if (strstr(osync__rpc_query(call), "format=json")) {
         json_t *page = page_object(s);
-        char *text = page ? json_dumps(page, JSON_INDENT(2)) : NULL;
-        if (text)
-            osync__rpc_reply_http(call, 200, "application/json", text, strlen(text));
-        else
-            osync__rpc_reply_http(call, 500, "text/plain", nomem, sizeof nomem - 1);
-        free(text);
-        json_decref(page);
+        osync__rpc_reply_json(call, page);
         return;
     }
     osync__buf_t out = {0};

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -15,15 +16,15 @@
 /* ---- schema ---- */
 
 int osync__sched_schema_new(osync__schema_t **out, const void *info, size_t len, const char *zone, osync_error_t *err) {
-    osync__schema_t *schema = calloc(1, sizeof *schema);
+    osync__schema_t *schema = osync__calloc(1, sizeof *schema);
     if (!schema || osync__sched_set(&schema->timezone, zone)) {
-        free(schema);
+        osync__free(schema);
         return osync__err(err, OSYNC_ENOMEM, "table description: out of memory");
     }
     int rc = osync_table_from_info(&schema->table, info, len, err);
     if (rc) {
-        free(schema->timezone);
-        free(schema);
+        osync__free(schema->timezone);
+        osync__free(schema);
         return rc;
     }
     schema->refs = 1;
@@ -36,8 +37,8 @@ void osync__sched_schema_unref(osync__schema_t *schema) {
     if (!schema || --schema->refs > 0) return;
     for (size_t i = 0; i < schema->n_idle; i++) osync_csv_free(schema->idle[i]);
     osync_table_free(schema->table);
-    free(schema->timezone);
-    free(schema);
+    osync__free(schema->timezone);
+    osync__free(schema);
 }
 
 void osync__sched_schema_keep(osync__schema_t *schema, osync_csv_t *csv) {
@@ -69,7 +70,7 @@ static void fill_record(const osync__task_t *t, Osync__Scheduler__TaskRecord *r)
 }
 
 static int fill_pids(const osync__task_t *t, Osync__Scheduler__TaskRecord *r) {
-    r->pids = malloc(t->n_subs * sizeof *r->pids);
+    r->pids = osync__malloc(t->n_subs * sizeof *r->pids);
     if (!r->pids) return OSYNC_ENOMEM;
     r->n_pids = t->n_subs;
     for (size_t i = 0; i < t->n_subs; i++) r->pids[i] = t->subs[i].pid;
@@ -77,7 +78,7 @@ static int fill_pids(const osync__task_t *t, Osync__Scheduler__TaskRecord *r) {
 }
 
 static int fill_start(const osync__task_t *t, Osync__Scheduler__TaskRecord *r, Osync__Scheduler__StartPoint *points) {
-    r->start = malloc(t->n_subs * sizeof *r->start);
+    r->start = osync__malloc(t->n_subs * sizeof *r->start);
     if (!r->start) return OSYNC_ENOMEM;
     for (size_t i = 0; i < t->n_subs; i++) {
         const osync__sub_t *sub = &t->subs[i];
@@ -108,7 +109,7 @@ static int pack_record(const Osync__Scheduler__TaskRecord *r, osync__buf_t *out)
 static int pack_task(void *owner, osync__buf_t *out) {
     const osync__task_t *t = owner;
     Osync__Scheduler__TaskRecord r;
-    Osync__Scheduler__StartPoint *points = calloc(t->n_subs, sizeof *points);
+    Osync__Scheduler__StartPoint *points = osync__calloc(t->n_subs, sizeof *points);
     fill_record(t, &r);
     r.dest = t->dest;
     r.target = t->target;
@@ -120,9 +121,9 @@ static int pack_task(void *owner, osync__buf_t *out) {
     int rc = points ? fill_pids(t, &r) : OSYNC_ENOMEM;
     if (!rc) rc = fill_start(t, &r, points);
     if (!rc) rc = pack_record(&r, out);
-    free(points);
-    free(r.pids);
-    free(r.start);
+    osync__free(points);
+    osync__free(r.pids);
+    osync__free(r.start);
     return rc;
 }
 
@@ -140,7 +141,7 @@ int osync__sched_task_info(const osync__task_t *t, osync__buf_t *out) {
         rc = fill_pids(t, &r);
     }
     if (!rc) rc = pack_record(&r, out);
-    free(r.pids);
+    osync__free(r.pids);
     return rc;
 }
 
@@ -195,9 +196,9 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
     if (HASH_COUNT(s->tasks) >= OSYNC__MAX_TASKS || r->n_pids > OSYNC__MAX_SUBTASKS - s->n_subs)
         return osync__err(err, OSYNC_ETOOBIG, "too many tasks: at most %d tasks with %d partitions together",
                           OSYNC__MAX_TASKS, OSYNC__MAX_SUBTASKS);
-    osync__task_t *t = calloc(1, sizeof *t);
-    uint32_t *pids = malloc(r->n_pids * sizeof *pids);
-    if (t) t->subs = calloc(r->n_pids, sizeof *t->subs);
+    osync__task_t *t = osync__calloc(1, sizeof *t);
+    uint32_t *pids = osync__malloc(r->n_pids * sizeof *pids);
+    if (t) t->subs = osync__calloc(r->n_pids, sizeof *t->subs);
     if (!t || !pids || !t->subs) goto nomem;
     t->s = s;
     t->state = r->removing ? OSYNC__TASK_REMOVING : OSYNC__TASK_ACTIVE;
@@ -221,7 +222,7 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
     for (size_t i = 0; i < r->n_pids; i++) {
         if (i > 0 && pids[i] == pids[i - 1]) {
             osync__err(err, OSYNC_EINVAL, "table %s.%s has partition %u twice", r->db, r->name, pids[i]);
-            free(pids);
+            osync__free(pids);
             osync__sched_task_free(t);
             return OSYNC_EINVAL;
         }
@@ -245,13 +246,13 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
             osync__sched_set(&sub->des_endpoint, from->des_endpoint))
             goto nomem;
     }
-    free(pids);
+    osync__free(pids);
     HASH_ADD(hh, s->tasks, tid, sizeof t->tid, t);
     s->n_subs += t->n_subs;
     *out = t;
     return 0;
 nomem:
-    free(pids);
+    osync__free(pids);
     osync__sched_task_free(t);
     return osync__err(err, OSYNC_ENOMEM, "task: out of memory");
 }
@@ -271,25 +272,25 @@ void osync__sched_task_free(osync__task_t *t) {
         osync__buf_free(&sub->first);
         osync__buf_free(&sub->end);
         osync__buf_free(&sub->last_start);
-        free(sub->tablet);
-        free(sub->des_endpoint);
-        free(sub->collector);
-        free(sub->reason);
-        free(sub->failed_collector);
-        free(sub->place_tablet);
-        free(sub->place_collector);
-        free(sub->place_error);
+        osync__free(sub->tablet);
+        osync__free(sub->des_endpoint);
+        osync__free(sub->collector);
+        osync__free(sub->reason);
+        osync__free(sub->failed_collector);
+        osync__free(sub->place_tablet);
+        osync__free(sub->place_collector);
+        osync__free(sub->place_error);
     }
     if (t->sink) osync__sinks_put(t->s->sinks, t->sink);
     osync__sched_schema_unref(t->schema);
     osync__sched_record_free(&t->record);
-    free(t->subs);
-    free(t->db);
-    free(t->name);
-    free(t->dest);
-    free(t->target);
-    free(t->timezone);
-    free(t);
+    osync__free(t->subs);
+    osync__free(t->db);
+    osync__free(t->name);
+    osync__free(t->dest);
+    osync__free(t->target);
+    osync__free(t->timezone);
+    osync__free(t);
 }
 
 osync__sub_t *osync__sched_task_sub(osync__task_t *task, uint32_t pid) {
@@ -346,7 +347,7 @@ static void end_of_removal(osync__task_t *t) {
     osync__sched_task_free(t);
     LL_FOREACH_SAFE(waiters, w, next) {
         w->cb(w->arg, NULL);
-        free(w);
+        osync__free(w);
     }
 }
 
@@ -386,7 +387,7 @@ void osync__sched_task_step(osync__task_t *t) {
 }
 
 void osync__sched_task_wait(osync__task_t *t, osync__removed_cb cb, void *arg) {
-    osync__waiter_t *w = calloc(1, sizeof *w);
+    osync__waiter_t *w = osync__calloc(1, sizeof *w);
     if (!w) {
         cb(arg, "out of memory");
         return;
@@ -405,7 +406,7 @@ void osync__sched_remove_tick(osync__task_t *t) {
         w->cb(w->arg, osync__sched_record_idle(&t->record)
                           ? "what is left of it below _osync of its destination can't be removed yet, see the log"
                           : "the checkpoint can't be written, see the log");
-        free(w);
+        osync__free(w);
     }
 }
 
@@ -437,7 +438,7 @@ void osync__sched_task_closing(osync__task_t *t) {
         osync__waiter_t *w = t->waiters;
         LL_DELETE(t->waiters, w);
         w->cb(w->arg, "the scheduler is stopping");
-        free(w);
+        osync__free(w);
     }
 }
 
@@ -458,10 +459,10 @@ static void delete_end(delete_t *d, int code, const char *msg) {
     osync__sched_reply_general(d->call, code, msg);
     OSYNC__AFTER(delete_answer);
     s->n_deletes--;
-    free(d->db);
-    free(d->name);
-    free(d->pending);
-    free(d);
+    osync__free(d->db);
+    osync__free(d->name);
+    osync__free(d->pending);
+    osync__free(d);
     osync__sched_drop(s);
 }
 
@@ -484,9 +485,10 @@ static void on_delete_table(void *arg, int status, const void *data, size_t len,
     osync_error_t own;
     if (status == 0) {
         char why[1400];
-        Openmldb__Nameserver__TableInfo *info = openmldb__nameserver__table_info__unpack(NULL, len, data);
+        Openmldb__Nameserver__TableInfo *info =
+            openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, data);
         bool waits = info && osync__sched_import_waits(d->s, info->tid, why, sizeof why);
-        if (info) openmldb__nameserver__table_info__free_unpacked(info, NULL);
+        if (info) openmldb__nameserver__table_info__free_unpacked(info, &osync__protobuf_allocator);
         /* As the original if there is none: there is a table, and no task of it. */
         delete_end(d, waits ? -1 : 0, waits ? why : NULL);
         return;
@@ -524,10 +526,10 @@ void osync__sched_on_delete(osync__rpc_call_t *call, void *arg) {
         osync__sched_reply_general(call, -1, "too many DeleteSyncTask requests at once, try again");
         return;
     }
-    delete_t *d = calloc(1, sizeof *d);
+    delete_t *d = osync__calloc(1, sizeof *d);
     if (!d || osync__sched_set(&d->db, r->db) || osync__sched_set(&d->name, r->name)) {
-        if (d) free(d->db);
-        free(d);
+        if (d) osync__free(d->db);
+        osync__free(d);
         osync__sched_reply_general(call, -1, "delete sync task failed");
         return;
     }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "scheduler/audit.h"
 #include "scheduler/internal.h"
@@ -27,9 +28,9 @@ static void verify_free(verify_t *v) {
     if (v->audit && !v->running) osync__audit_free(v->audit);
     if (v->sink) osync__sinks_put(s->sinks, v->sink);
     s->n_verifies--;
-    free(v->target);
-    free(v->ids);
-    free(v);
+    osync__free(v->target);
+    osync__free(v->ids);
+    osync__free(v);
     osync__sched_drop(s);
 }
 
@@ -115,7 +116,7 @@ static void next_records(verify_t *v) {
 
 static int own_tasks(verify_t *v, const char *db, const char *name) {
     osync_scheduler_t *s = v->s;
-    v->ids = calloc(HASH_COUNT(s->tasks) + 1, sizeof *v->ids);
+    v->ids = osync__calloc(HASH_COUNT(s->tasks) + 1, sizeof *v->ids);
     if (!v->ids) return OSYNC_ENOMEM;
     for (const osync__task_t *t = s->tasks; t; t = t->hh.next)
         if (t->state == OSYNC__TASK_ACTIVE && strcmp(t->db, db) == 0 && strcmp(t->name, name) == 0 &&
@@ -149,7 +150,7 @@ void osync__sched_on_verify(osync__rpc_call_t *call, void *arg) {
         answer(call, -1, fault, NULL);
         return;
     }
-    verify_t *v = s->n_verifies < OSYNC__MAX_VERIFIES ? calloc(1, sizeof *v) : NULL;
+    verify_t *v = s->n_verifies < OSYNC__MAX_VERIFIES ? osync__calloc(1, sizeof *v) : NULL;
     if (!v) {
         answer(call, -1, "too many audits at once, try again", NULL);
         return;

@@ -20,6 +20,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/pool.h"
@@ -416,12 +417,12 @@ static void work_list(op_t *op) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
         if (op->n_names == op->cap_names) {
             size_t cap = op->cap_names ? 2 * op->cap_names : 64;
-            char **more = realloc(op->names, cap * sizeof *more);
+            char **more = osync__realloc(op->names, cap * sizeof *more);
             if (!more) break;
             op->names = more;
             op->cap_names = cap;
         }
-        op->names[op->n_names] = strdup(e->d_name);
+        op->names[op->n_names] = osync__strdup(e->d_name);
         if (!op->names[op->n_names]) break;
         op->n_names++;
     }
@@ -477,10 +478,10 @@ done:
 static void op_start(op_t *op);
 
 static void op_release(op_t *op) {
-    for (size_t i = 0; i < op->n_names; i++) free(op->names[i]);
-    free(op->names);
-    free(op->copy);
-    free(op->path);
+    for (size_t i = 0; i < op->n_names; i++) osync__free(op->names[i]);
+    osync__free(op->names);
+    osync__free(op->copy);
+    osync__free(op->path);
     osync__buf_free(&op->label);
 }
 
@@ -492,13 +493,13 @@ static void sink_closed(void *arg) {
         void *abort_arg = f->abort.arg;
         close_fd(&f->fd);
         close_fd(&f->dir_fd);
-        free(f->path);
-        free(f);
+        osync__free(f->path);
+        osync__free(f);
         if (abort_cb) abort_cb(abort_arg, 0, NULL);
     }
     void (*cb)(void *) = s->close_cb;
     void *cb_arg = s->close_arg;
-    free(s);
+    osync__free(s);
     if (cb) cb(cb_arg);
 }
 
@@ -543,13 +544,13 @@ static void op_done(osync__job_t *job) {
                 close_fd(&f->fd); /* a finish that had nothing to do because the file had failed before */
                 close_fd(&f->dir_fd);
             }
-            free(f->path);
-            free(f);
+            osync__free(f->path);
+            osync__free(f);
         }
     }
     op_call_back(op);
     op_release(op);
-    if (op != &last) free(op);
+    if (op != &last) osync__free(op);
     /* Counted until here, so that a close from inside the callback comes last. */
     if (--s->under_way == 0 && s->closing) osync__pool_close(s->pool, sink_closed, s);
 }
@@ -588,15 +589,15 @@ static int op_new(osync_sink_t *sink, void (*work)(op_t *op), const char *path, 
     file_sink_t *s = (file_sink_t *)sink;
     if (s->closing) return OSYNC_ECLOSED;
     if ((path && osync__sink_check_path(path, NULL)) || (to && osync__sink_check_path(to, NULL))) return OSYNC_EINVAL;
-    op_t *op = calloc(1, sizeof *op);
+    op_t *op = osync__calloc(1, sizeof *op);
     if (!op) return OSYNC_ENOMEM;
     op->sink = s;
     op->work = work;
     if (path) {
         size_t n = strlen(path) + 1, m = to ? strlen(to) + 1 : 0;
-        op->path = malloc(n + m);
+        op->path = osync__malloc(n + m);
         if (!op->path) {
-            free(op);
+            osync__free(op);
             return OSYNC_ENOMEM;
         }
         memcpy(op->path, path, n);
@@ -641,10 +642,10 @@ static int file_create(osync_sink_t *sink, const char *path, osync_sink_file_t *
     op_t *op;
     int rc = op_new(sink, work_create, path, NULL, &op);
     if (rc) return rc;
-    file_out_t *f = calloc(1, sizeof *f);
+    file_out_t *f = osync__calloc(1, sizeof *f);
     if (!f) {
         op_release(op);
-        free(op);
+        osync__free(op);
         return OSYNC_ENOMEM;
     }
     f->head.sink = sink;
@@ -713,10 +714,10 @@ static int file_set_label(osync_sink_t *sink, const char *path, const void *labe
     if (len > OSYNC__LABEL_LIMIT) return OSYNC_ETOOBIG;
     int rc = op_new(sink, work_set_label, path, NULL, &op);
     if (rc) return rc;
-    op->copy = malloc(len ? len : 1);
+    op->copy = osync__malloc(len ? len : 1);
     if (!op->copy) {
         op_release(op);
-        free(op);
+        osync__free(op);
         return OSYNC_ENOMEM;
     }
     if (len) memcpy(op->copy, label, len);
@@ -793,12 +794,12 @@ static const osync_sink_ops_t file_ops = {
 
 int osync_file_sink_new(osync_sink_t **out, uv_loop_t *loop, unsigned threads, osync_error_t *err) {
     if (threads == 0) return osync__err(err, OSYNC_EINVAL, "file sink: at least one worker thread is needed");
-    file_sink_t *s = calloc(1, sizeof *s);
+    file_sink_t *s = osync__calloc(1, sizeof *s);
     if (!s) return osync__err(err, OSYNC_ENOMEM, "file sink: out of memory");
     s->head.ops = &file_ops;
     int rc = osync__pool_new(loop, threads, &s->pool, err);
     if (rc) {
-        free(s);
+        osync__free(s);
         return rc;
     }
     *out = &s->head;

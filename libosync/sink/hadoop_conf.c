@@ -8,10 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <uthash.h>
 
+#include "base/alloc.h"
 #include "base/buf.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/sys.h"
 
 #define FILE_LIMIT    (4u << 20)  /* bytes of one XML file */
@@ -83,7 +84,7 @@ static char *trimmed(const osync__buf_t *b) {
     size_t from = 0, to = b->len;
     while (from < to && strchr(" \t\r\n", b->data[from])) from++;
     while (to > from && strchr(" \t\r\n", b->data[to - 1])) to--;
-    return strndup(from < to ? (const char *)b->data + from : "", to - from);
+    return osync__strndup(from < to ? (const char *)b->data + from : "", to - from);
 }
 
 static int put(osync__hadoop_conf_t *conf, char *name, char *value, bool final) {
@@ -91,19 +92,19 @@ static int put(osync__hadoop_conf_t *conf, char *name, char *value, bool final) 
     HASH_FIND_STR(conf->properties, name, p);
     if (p) {
         if (!p->final) {
-            free(p->value);
+            osync__free(p->value);
             p->value = value;
             p->final = final;
             value = NULL;
         }
-        free(name);
-        free(value);
+        osync__free(name);
+        osync__free(value);
         return 0;
     }
-    p = calloc(1, sizeof *p);
+    p = osync__calloc(1, sizeof *p);
     if (!p) {
-        free(name);
-        free(value);
+        osync__free(name);
+        osync__free(value);
         return OSYNC_ENOMEM;
     }
     p->name = name;
@@ -126,9 +127,9 @@ static void on_end(void *arg, const XML_Char *tag) {
         if (put(r->conf, name, value, strcmp(final, "true") == 0)) reader_fail(r, OSYNC_ENOMEM, "out of memory");
         name = value = NULL;
     }
-    free(name);
-    free(value);
-    free(final);
+    osync__free(name);
+    osync__free(value);
+    osync__free(final);
 }
 
 static int read_site(osync__hadoop_conf_t *conf, const char *dir, const char *name, osync_error_t *err) {
@@ -162,7 +163,7 @@ done:
 }
 
 int osync__hadoop_conf_load(const char *dir, osync__hadoop_conf_t **out, osync_error_t *err) {
-    osync__hadoop_conf_t *conf = calloc(1, sizeof *conf);
+    osync__hadoop_conf_t *conf = osync__calloc(1, sizeof *conf);
     struct stat st;
     int rc = 0;
     if (!conf) return osync__err(err, OSYNC_ENOMEM, "Hadoop configuration: out of memory");
@@ -187,11 +188,11 @@ void osync__hadoop_conf_free(osync__hadoop_conf_t *conf) {
     if (!conf) return;
     HASH_ITER(hh, conf->properties, p, tmp) {
         HASH_DEL(conf->properties, p);
-        free(p->name);
-        free(p->value);
-        free(p);
+        osync__free(p->name);
+        osync__free(p->value);
+        osync__free(p);
     }
-    free(conf);
+    osync__free(conf);
 }
 
 static const char *raw(const osync__hadoop_conf_t *conf, const char *name) {
@@ -209,7 +210,7 @@ int osync__hadoop_conf_get(const osync__hadoop_conf_t *conf, const char *name, c
     const char *value = raw(conf, name);
     *out = NULL;
     if (!value) return 0;
-    char *text = strdup(value);
+    char *text = osync__strdup(value);
     for (int i = 0; text; i++) {
         /* The innermost variable that has a value: the last "${" before a "}". */
         char *open = NULL, *close = NULL;
@@ -229,14 +230,13 @@ int osync__hadoop_conf_get(const osync__hadoop_conf_t *conf, const char *name, c
         }
         size_t len = strlen(text) + strlen(with);
         if (i == SUBSTITUTIONS || len > TEXT_LIMIT) {
-            free(text);
+            osync__free(text);
             return osync__err(err, OSYNC_ECONFIG,
                               "Hadoop configuration: %s = %.200s: its variables lead in a circle or too far", name,
                               value);
         }
-        char *next = NULL;
-        if (asprintf(&next, "%.*s%s%s", (int)(open - text), text, with, close + 1) < 0) next = NULL;
-        free(text);
+        char *next = osync__format("%.*s%s%s", (int)(open - text), text, with, close + 1);
+        osync__free(text);
         text = next;
     }
     return osync__err(err, OSYNC_ENOMEM, "Hadoop configuration: out of memory");
@@ -270,11 +270,11 @@ typedef struct finder {
 } finder_t;
 
 static int add(finder_t *f, const char *address, int len, const char *port) {
-    char **more = realloc(f->found, (f->n + 1) * sizeof *more);
+    char **more = osync__realloc(f->found, (f->n + 1) * sizeof *more);
     if (!more) return osync__err(f->err, OSYNC_ENOMEM, "Hadoop configuration: out of memory");
     f->found = more;
-    if (asprintf(&f->found[f->n], "%.*s%s%s", len, address, port ? ":" : "", port ? port : "") < 0)
-        return osync__err(f->err, OSYNC_ENOMEM, "Hadoop configuration: out of memory");
+    f->found[f->n] = osync__format("%.*s%s%s", len, address, port ? ":" : "", port ? port : "");
+    if (!f->found[f->n]) return osync__err(f->err, OSYNC_ENOMEM, "Hadoop configuration: out of memory");
     f->n++;
     return 0;
 }
@@ -301,7 +301,7 @@ static int add_namenode(finder_t *f, const char *suffix, const char *host, int l
     else
         rc = osync__err(f->err, OSYNC_ECONFIG,
                         "Hadoop configuration: dfs.namenode.http-address.%s and its rpc-address are not set", suffix);
-    free(http);
+    osync__free(http);
     return rc;
 }
 
@@ -311,7 +311,7 @@ static int consider(finder_t *f, const char *suffix, bool by_name, const char *a
     int rc = get(f, "dfs.namenode.rpc-address", suffix, &rpc);
     if (!rc && (by_name || (rpc && same_authority(rpc, authority))))
         rc = add_namenode(f, suffix, rpc ? rpc : "", rpc ? host_len(rpc) : 0);
-    free(rpc);
+    osync__free(rpc);
     return rc;
 }
 
@@ -332,7 +332,7 @@ static int search(finder_t *f, const char *authority) {
             else
                 rc = consider(f, suffix, by_name, authority);
         }
-        free(nodes);
+        osync__free(nodes);
         nodes = NULL;
     }
     if (!rc && f->n == 0) rc = consider(f, "", false, authority);
@@ -345,8 +345,8 @@ static int search(finder_t *f, const char *authority) {
         }
     }
     if (!rc && f->n == 0) rc = add(f, authority, host_len(authority), HTTP_PORT);
-    free(services);
-    free(fs);
+    osync__free(services);
+    osync__free(fs);
     return rc;
 }
 
@@ -362,8 +362,8 @@ static int check_supported(finder_t *f) {
         rc = osync__err(f->err, OSYNC_ENOTSUP,
                         "Hadoop configuration: hadoop.security.authentication is %s, and only \"simple\" is supported",
                         security);
-    free(policy);
-    free(security);
+    osync__free(policy);
+    osync__free(security);
     return rc;
 }
 
@@ -407,7 +407,7 @@ int osync__hadoop_namenodes(const char *conf_dir, const char *authority, char **
     }
     rc = search(&f, authority);
 done:
-    free(fs);
+    osync__free(fs);
     osync__hadoop_conf_free(conf);
     if (rc) {
         osync__hadoop_addresses_free(f.found, f.n);
@@ -420,14 +420,13 @@ done:
 
 int osync__hadoop_http_address(const char *authority, char **out) {
     const char *port = port_of(authority);
-    if (asprintf(out, "%.*s:%s", host_len(authority), authority, *port ? port : HTTP_PORT) >= 0) return 0;
-    *out = NULL;
-    return OSYNC_ENOMEM;
+    *out = osync__format("%.*s:%s", host_len(authority), authority, *port ? port : HTTP_PORT);
+    return *out ? 0 : OSYNC_ENOMEM;
 }
 
 void osync__hadoop_addresses_free(char **addresses, size_t n) {
-    for (size_t i = 0; i < n; i++) free(addresses[i]);
-    free(addresses);
+    for (size_t i = 0; i < n; i++) osync__free(addresses[i]);
+    osync__free(addresses);
 }
 
 int osync__hadoop_default_fs(const char *conf_dir, char *out, size_t size, osync_error_t *err) {
@@ -438,7 +437,7 @@ int osync__hadoop_default_fs(const char *conf_dir, char *out, size_t size, osync
     rc = default_fs(conf, &fs, err);
     if (!rc && (size_t)snprintf(out, size, "%s", fs) >= size)
         rc = osync__err(err, OSYNC_ECONFIG, "fs.defaultFS is too long");
-    free(fs);
+    osync__free(fs);
     osync__hadoop_conf_free(conf);
     return rc;
 }

@@ -18,7 +18,9 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "base/alloc.h"
 #include "base/buf.h"
+#include "base/config.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
@@ -384,11 +386,11 @@ static void on_call_done(void *arg, CURL *easy, CURLcode result);
 
 static void call_free(call_t *c) {
     exchange_end(&c->x);
-    for (size_t i = 0; i < c->n_names; i++) free(c->names[i]);
-    free(c->names);
+    for (size_t i = 0; i < c->n_names; i++) osync__free(c->names[i]);
+    osync__free(c->names);
     osync__buf_free(&c->label);
-    free(c->path);
-    free(c);
+    osync__free(c->path);
+    osync__free(c);
 }
 
 static int compare_names(const void *a, const void *b) {
@@ -481,7 +483,7 @@ static int check_location(const call_t *c, const char *location, osync__buf_t *o
         goto done;
     }
     (void)snprintf(offset_text, sizeof offset_text, "%" PRIu64, c->offset);
-    copy = strdup(query);
+    copy = osync__strdup(query);
     for (char *p = copy ? strtok_r(copy, "&", &save) : NULL; p; p = strtok_r(NULL, "&", &save)) {
         if (strncasecmp(p, "op=", 3) == 0) strcasecmp(p + 3, kinds[c->kind].op) == 0 ? op++ : bad++;
         if (strncasecmp(p, "overwrite=", 10) == 0) strcasecmp(p + 10, "false") == 0 ? overwrite++ : bad++;
@@ -503,7 +505,7 @@ static int check_location(const call_t *c, const char *location, osync__buf_t *o
     if (!rc) rc = osync__buf_append(out, "", 1);
     if (rc) rc = osync__err(err, rc, "out of memory");
 done:
-    free(copy);
+    osync__free(copy);
     curl_free(scheme);
     curl_free(host);
     curl_free(port);
@@ -635,7 +637,7 @@ static int take_names(call_t *c, const char *what, bool *more, osync_error_t *er
         }
         if (c->n_names == c->cap_names) {
             size_t cap = c->cap_names ? 2 * c->cap_names : 64;
-            char **bigger = realloc(c->names, cap * sizeof *bigger);
+            char **bigger = osync__realloc(c->names, cap * sizeof *bigger);
             if (!bigger) {
                 rc = osync__err(err, OSYNC_ENOMEM, "%s: out of memory", what);
                 goto done;
@@ -643,7 +645,7 @@ static int take_names(call_t *c, const char *what, bool *more, osync_error_t *er
             c->names = bigger;
             c->cap_names = cap;
         }
-        c->names[c->n_names] = strdup(name);
+        c->names[c->n_names] = osync__strdup(name);
         if (!c->names[c->n_names]) {
             rc = osync__err(err, OSYNC_ENOMEM, "%s: out of memory", what);
             goto done;
@@ -785,12 +787,12 @@ static int call_new(osync_sink_t *sink, kind_t kind, const char *path, const cha
     web_sink_t *s = (web_sink_t *)sink;
     if (s->closing) return OSYNC_ECLOSED;
     if (osync__sink_check_path(path, NULL) || (to && osync__sink_check_path(to, NULL))) return OSYNC_EINVAL;
-    call_t *c = calloc(1, sizeof *c);
+    call_t *c = osync__calloc(1, sizeof *c);
     if (!c) return OSYNC_ENOMEM;
     size_t n = strlen(path) + 1, m = to ? strlen(to) + 1 : 0;
-    c->path = malloc(n + m);
+    c->path = osync__malloc(n + m);
     if (!c->path) {
-        free(c);
+        osync__free(c);
         return OSYNC_ENOMEM;
     }
     memcpy(c->path, path, n);
@@ -916,8 +918,8 @@ static void file_fail(web_file_t *f, const osync_error_t *err) {
 
 static void file_free(web_file_t *f) {
     exchange_end(&f->x);
-    free(f->path);
-    free(f);
+    osync__free(f->path);
+    osync__free(f);
 }
 
 /* libcurl asks for bytes to send. */
@@ -1028,10 +1030,10 @@ static int web_create(osync_sink_t *sink, const char *path, osync_sink_file_t **
     call_t *c;
     int rc = call_new(sink, LOCATE, path, NULL, &c);
     if (rc) return rc;
-    web_file_t *f = calloc(1, sizeof *f);
-    if (f) f->path = strdup(path);
+    web_file_t *f = osync__calloc(1, sizeof *f);
+    if (f) f->path = osync__strdup(path);
     if (!f || !f->path) {
-        free(f);
+        osync__free(f);
         call_free(c);
         return OSYNC_ENOMEM;
     }
@@ -1154,8 +1156,8 @@ static void free_sink(web_sink_t *s) {
     void (*cb)(void *) = s->close_cb;
     void *arg = s->close_arg;
     osync__hadoop_addresses_free(s->addresses, s->n_addresses);
-    free(s->user);
-    free(s);
+    osync__free(s->user);
+    osync__free(s);
     if (cb) cb(arg);
 }
 
@@ -1234,40 +1236,44 @@ static const osync_sink_ops_t web_ops = {
     .close = web_close,
 };
 
-void osync_webhdfs_config_init(osync_webhdfs_config_t *config) {
-    *config = (osync_webhdfs_config_t){.size = sizeof *config,
-                                       .connect_timeout_ms = DEFAULT_CONNECT_TIMEOUT_MS,
-                                       .request_timeout_ms = DEFAULT_REQUEST_TIMEOUT_MS};
+static const osync_webhdfs_config_t defaults = {
+    .connect_timeout_ms = DEFAULT_CONNECT_TIMEOUT_MS,
+    .request_timeout_ms = DEFAULT_REQUEST_TIMEOUT_MS,
+};
+
+void osync_webhdfs_config_init(osync_webhdfs_config_t *config, size_t size) {
+    osync__config_init(config, size, &defaults, sizeof defaults);
 }
 
 static char *default_user(void) {
     const char *name = getenv("HADOOP_USER_NAME");
     struct passwd pw, *found = NULL;
     char room[4096];
-    if (name && *name) return strdup(name);
-    if (getpwuid_r(geteuid(), &pw, room, sizeof room, &found) == 0 && found) return strdup(pw.pw_name);
-    return strdup("osync");
+    if (name && *name) return osync__strdup(name);
+    if (getpwuid_r(geteuid(), &pw, room, sizeof room, &found) == 0 && found) return osync__strdup(pw.pw_name);
+    return osync__strdup("osync");
 }
 
 int osync_webhdfs_sink_new(osync_sink_t **out, uv_loop_t *loop, const osync_webhdfs_config_t *config,
                            osync_error_t *err) {
-    int rc = OSYNC_ENOMEM;
-    if (config->size != sizeof *config)
-        return osync__err(err, OSYNC_EINVAL, "WebHDFS sink: the configuration was not initialised");
-    web_sink_t *s = calloc(1, sizeof *s);
+    osync_webhdfs_config_t own = defaults;
+    int rc = osync__config_take(&own, sizeof own, config, "osync_webhdfs_config_init", err);
+    if (rc) return rc;
+    rc = OSYNC_ENOMEM;
+    web_sink_t *s = osync__calloc(1, sizeof *s);
     if (!s) goto fail;
     s->head.ops = &web_ops;
     s->ready_last = &s->ready;
-    s->connect_timeout_ms = config->connect_timeout_ms;
-    s->request_timeout_ms = config->request_timeout_ms;
-    s->user = config->user && *config->user ? strdup(config->user) : default_user();
+    s->connect_timeout_ms = own.connect_timeout_ms;
+    s->request_timeout_ms = own.request_timeout_ms;
+    s->user = own.user && *own.user ? osync__strdup(own.user) : default_user();
     if (!s->user) goto fail;
-    if (config->address) {
-        s->addresses = calloc(1, sizeof *s->addresses);
-        if (!s->addresses || osync__hadoop_http_address(config->address, &s->addresses[0])) goto fail;
+    if (own.address) {
+        s->addresses = osync__calloc(1, sizeof *s->addresses);
+        if (!s->addresses || osync__hadoop_http_address(own.address, &s->addresses[0])) goto fail;
         s->n_addresses = 1;
     } else {
-        rc = osync__hadoop_namenodes(config->hadoop_conf_dir, config->authority, &s->addresses, &s->n_addresses, err);
+        rc = osync__hadoop_namenodes(own.hadoop_conf_dir, own.authority, &s->addresses, &s->n_addresses, err);
         if (rc) goto fail_said;
     }
     for (size_t i = 0; i < s->n_addresses; i++) {
@@ -1288,8 +1294,8 @@ fail:
 fail_said:
     if (s) {
         osync__hadoop_addresses_free(s->addresses, s->n_addresses);
-        free(s->user);
-        free(s);
+        osync__free(s->user);
+        osync__free(s);
     }
     return rc;
 }

@@ -14,6 +14,7 @@
 #include <utlist.h>
 #include <zookeeper/zookeeper.h>
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/pool.h"
@@ -144,12 +145,12 @@ static void on_stat(int rc, const struct Stat *stat, const void *data) {
 
 static void on_data(int rc, const char *value, int len, const struct Stat *stat, const void *data) {
     call_t *call = (call_t *)(uintptr_t)data;
-    free(call->answer);
+    osync__free(call->answer);
     call->answer = NULL;
     call->answer_len = 0;
     if (rc == ZOK) {
         call->answer_len = len > 0 ? (size_t)len : 0;
-        call->answer = malloc(call->answer_len + 1);
+        call->answer = osync__malloc(call->answer_len + 1);
         if (call->answer && call->answer_len) memcpy(call->answer, value, call->answer_len);
         if (!call->answer) rc = ZSYSTEMERROR;
         if (stat) call->stat = *stat;
@@ -160,10 +161,10 @@ static void on_data(int rc, const char *value, int len, const struct Stat *stat,
 static void on_names(int rc, const struct String_vector *names, const void *data) {
     call_t *call = (call_t *)(uintptr_t)data;
     if (rc == ZOK && names && names->count > 0) {
-        call->names = calloc((size_t)names->count, sizeof *call->names);
+        call->names = osync__calloc((size_t)names->count, sizeof *call->names);
         if (!call->names) rc = ZSYSTEMERROR;
         for (int i = 0; i < names->count && rc == ZOK; i++) {
-            call->names[i] = strdup(names->data[i]);
+            call->names[i] = osync__strdup(names->data[i]);
             if (!call->names[i]) rc = ZSYSTEMERROR;
             call->n_names++;
         }
@@ -222,12 +223,12 @@ static int code_of(int rc) {
 
 static void free_call(call_t *call) {
     if (!call) return;
-    for (size_t i = 0; i < call->n_names; i++) free(call->names[i]);
-    free(call->names);
-    free(call->answer);
-    free(call->data);
-    free(call->path);
-    free(call);
+    for (size_t i = 0; i < call->n_names; i++) osync__free(call->names[i]);
+    osync__free(call->names);
+    osync__free(call->answer);
+    osync__free(call->data);
+    osync__free(call->path);
+    osync__free(call);
 }
 
 static void finish(call_t *call, int status, osync_error_t *err) {
@@ -395,7 +396,7 @@ static void set_connected(osync__zk_t *zk, bool connected) {
 static void on_session_closed(osync__job_t *job) {
     session_t *s = job->arg;
     osync__zk_t *zk = s->zk;
-    free(s);
+    osync__free(s);
     deliver_rest(zk); /* before the next session, whose calls are in flight again */
     zk->busy = false;
     if (zk->closing) {
@@ -437,14 +438,14 @@ static void on_session_opened(osync__job_t *job) {
         osync__log(OSYNC_LOG_WARN,
                    "zookeeper: can't begin a session with %s (a host name that isn't known?), trying again",
                    zk->cluster);
-        free(s);
+        osync__free(s);
         if (!zk->closing) begin_open_later(zk);
     }
     if (zk->closing) go_on_closing(zk);
 }
 
 static void begin_open(osync__zk_t *zk) {
-    session_t *s = calloc(1, sizeof *s);
+    session_t *s = osync__calloc(1, sizeof *s);
     if (!s) {
         begin_open_later(zk);
         return;
@@ -531,10 +532,10 @@ static void on_async(uv_async_t *async) {
 
 static void free_zk(osync__zk_t *zk) {
     pthread_mutex_destroy(&zk->lock);
-    free(zk->cluster);
-    free(zk->auth_schema);
-    free(zk->cert);
-    free(zk);
+    osync__free(zk->cluster);
+    osync__free(zk->auth_schema);
+    osync__free(zk->cert);
+    osync__free(zk);
 }
 
 static void on_uv_closed(uv_handle_t *handle) {
@@ -586,7 +587,7 @@ int osync__zk_new(uv_loop_t *loop, const osync__zk_config_t *config, osync__zk_t
     if (config->session_timeout_ms == 0 || config->session_timeout_ms > INT32_MAX)
         return osync__err(err, OSYNC_EINVAL, "ZooKeeper at %s: a session timeout of %u ms makes no sense",
                           config->cluster, config->session_timeout_ms);
-    osync__zk_t *zk = calloc(1, sizeof *zk);
+    osync__zk_t *zk = osync__calloc(1, sizeof *zk);
     if (!zk) return osync__err(err, OSYNC_ENOMEM, "ZooKeeper: out of memory");
     int rc = 0;
     zk->last = &zk->first;
@@ -594,9 +595,9 @@ int osync__zk_new(uv_loop_t *loop, const osync__zk_config_t *config, osync__zk_t
     zk->on_session = config->on_session;
     zk->arg = config->arg;
     zk->session_timeout_ms = (int)config->session_timeout_ms;
-    zk->cluster = strdup(config->cluster);
-    zk->auth_schema = strdup(config->auth_schema ? config->auth_schema : "digest");
-    zk->cert = strdup(config->cert ? config->cert : "");
+    zk->cluster = osync__strdup(config->cluster);
+    zk->auth_schema = osync__strdup(config->auth_schema ? config->auth_schema : "digest");
+    zk->cert = osync__strdup(config->cert ? config->cert : "");
     if (!zk->cluster || !zk->auth_schema || !zk->cert) {
         rc = osync__err(err, OSYNC_ENOMEM, "ZooKeeper: out of memory");
         goto fail;
@@ -627,13 +628,13 @@ bool osync__zk_connected(const osync__zk_t *zk) {
 }
 
 static call_t *new_call(osync__zk_t *zk, kind_t kind, const char *path, const void *data, size_t len, void *arg) {
-    call_t *call = calloc(1, sizeof *call);
+    call_t *call = osync__calloc(1, sizeof *call);
     if (!call) return NULL;
     call->zk = zk;
     call->kind = kind;
     call->arg = arg;
-    call->path = strdup(path);
-    call->data = malloc(len + 1);
+    call->path = osync__strdup(path);
+    call->data = osync__malloc(len + 1);
     call->len = len;
     if (!call->path || !call->data) {
         free_call(call);

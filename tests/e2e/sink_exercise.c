@@ -263,7 +263,7 @@ int main(int argc, char **argv) {
     osync_error_t err;
     int done = 0;
     uv_loop_init(&loop);
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.user = "root";
     config.request_timeout_ms = 20000;
     if (osync_webhdfs_sink_new(&sink, &loop, &config, &err)) {

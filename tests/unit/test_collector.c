@@ -336,7 +336,7 @@ static int make_world(void **state) {
     (void)snprintf(w->endpoint, sizeof w->endpoint, "127.0.0.1:%d", osync__rpc_server_port(w->peers));
     osync__rpc_client_config_t client = {.max_body_size = 64 << 20};
     assert_int_equal(osync__rpc_client_new(&w->loop, &client, &w->client, &err), 0);
-    osync_collector_config_init(&w->config);
+    osync_collector_config_init(&w->config, sizeof w->config);
     w->config.endpoint = "127.0.0.1:0";
     w->config.data_dir = w->data;
     w->config.snapshot_settle_ms = 0;
@@ -531,7 +531,7 @@ static void expect_from(world_t *w, osync__buf_t *rows, uint64_t start_ts, uint6
         fclose(f);
     }
     (void)snprintf(snapshot, sizeof snapshot, "%s/snapshot/%s", w->source, name);
-    osync_reader_config_init(&c);
+    osync_reader_config_init(&c, sizeof c);
     c.binlog_dir = binlog;
     c.scratch_dir = scratch;
     c.snapshot_dir = name[0] ? snapshot : NULL;

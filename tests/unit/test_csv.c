@@ -49,7 +49,7 @@ static osync_csv_t *new_csv(const osync_table_t *table, const char *zone) {
     osync_csv_config_t config;
     osync_csv_t *csv = NULL;
     osync_error_t err = {0};
-    osync_csv_config_init(&config);
+    osync_csv_config_init(&config, sizeof config);
     config.timezone = zone;
     if (osync_csv_new(&csv, table, &config, &err)) fail_msg("%s", err.message);
     return csv;
@@ -302,7 +302,7 @@ static void unknown_zones_are_refused(void **state) {
         osync_csv_config_t config;
         osync_csv_t *csv = NULL;
         osync_error_t err = {0};
-        osync_csv_config_init(&config);
+        osync_csv_config_init(&config, sizeof config);
         config.timezone = names[i];
         assert_int_equal(osync_csv_new(&csv, table, &config, &err), OSYNC_ECONFIG);
         assert_null(csv);

@@ -26,7 +26,7 @@ static osync_reader_t *open_golden(const golden_t *g, const osync__buf_t *point,
     osync_reader_config_t c;
     osync_reader_t *r = NULL;
     osync_error_t err = {0};
-    osync_reader_config_init(&c);
+    osync_reader_config_init(&c, sizeof c);
     c.base = OSYNC_BASE_OLDEST;
     c.binlog_dir = g->binlog;
     c.snapshot_dir = g->has_snapshot ? g->snapshot : NULL;

@@ -872,7 +872,7 @@ static env_t *new_env(uint32_t check_ms) {
     e->tables[0] = (table_t){.tid = 5, .name = "t1", .partitions = 1, .mode = 2, .leader = "127.0.0.1:9999"};
     e->tables[1] = (table_t){.tid = 6, .name = "t2", .partitions = 2, .mode = 3, .leader = "127.0.0.1:9999"};
     e->local = "127.0.0.1";
-    osync_scheduler_config_init(&e->config);
+    osync_scheduler_config_init(&e->config, sizeof e->config);
     e->config.host = "127.0.0.1";
     e->config.state_dir = e->dir;
     e->config.check_period_ms = check_ms;
@@ -2389,7 +2389,8 @@ static void on_exported(void *arg, int status, const osync_error_t *err) {
 
 static exported_t export_to(env_t *e, const char *folder) {
     exported_t x = {0};
-    x.status = osync_scheduler_export_progress(&e->loop, &e->config, path_in(e, "%s", folder), on_exported, &x, &x.err);
+    x.status = osync_scheduler_export_progress(&e->loop, e->config.state_dir, path_in(e, "%s", folder), on_exported, &x,
+                                               &x.err);
     if (x.status == 0) WAIT(e, x.done);
     return x;
 }

@@ -446,7 +446,7 @@ static void open_reader(history_t *h) {
     osync_reader_config_t c;
     osync_error_t err = {0};
     uint64_t base;
-    osync_reader_config_init(&c);
+    osync_reader_config_init(&c, sizeof c);
     c.binlog_dir = h->binlog;
     c.snapshot_dir = h->has_snapshot ? h->sdb : NULL;
     c.snapshot_name = h->has_snapshot ? h->name : NULL;

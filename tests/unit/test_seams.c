@@ -760,7 +760,7 @@ static int open_reader(world_t *w) {
     (void)snprintf(data, sizeof data, "%s/data", f->snapshot);
     (void)snprintf(scratch, sizeof scratch, "%s/scratch", f->dir);
     f->has_snapshot = osync__links_snapshot_info(&f->links, name, sizeof name, &made, &err) == 0;
-    osync_reader_config_init(&config);
+    osync_reader_config_init(&config, sizeof config);
     config.binlog_dir = f->binlog;
     config.snapshot_dir = f->has_snapshot ? data : NULL;
     config.snapshot_name = f->has_snapshot ? name : NULL;
@@ -1165,7 +1165,7 @@ static int open_at(world_t *w, int replica, const osync__buf_t *point, osync_err
     (void)snprintf(data, sizeof data, "%s/data", f->snapshot);
     (void)snprintf(scratch, sizeof scratch, "%s/scratch", f->dir);
     bool snapshot = osync__links_snapshot_info(&f->links, name, sizeof name, &made, err) == 0;
-    osync_reader_config_init(&config);
+    osync_reader_config_init(&config, sizeof config);
     config.binlog_dir = f->binlog;
     config.snapshot_dir = snapshot ? data : NULL;
     config.snapshot_name = snapshot ? name : NULL;

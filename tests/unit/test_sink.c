@@ -724,7 +724,7 @@ static osync_sink_t *web_sink(const char *address, uint32_t timeout_ms) {
     osync_sink_t *sink = NULL;
     osync_webhdfs_config_t config;
     osync_error_t err;
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.address = address;
     config.user = "alice";
     config.request_timeout_ms = timeout_ms;
@@ -1211,7 +1211,7 @@ static void web_dead_datanode(void **state) {
                        P("dfs.namenode.http-address.ns.b", "127.0.0.1:1"),
                    server.address);
     site("hdfs-site.xml", xml);
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.authority = "ns";
     config.user = "alice";
     config.hadoop_conf_dir = tmp;
@@ -1338,7 +1338,7 @@ static void web_tries_the_next_namenode(void **state) {
                            P("dfs.namenode.http-address.ns.b", "%s"),
                    a.address, b.address);
     site("hdfs-site.xml", xml);
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.authority = "ns";
     config.hadoop_conf_dir = tmp;
     assert_int_equal(osync_webhdfs_sink_new(&sink, &loop, &config, NULL), 0);
@@ -1370,7 +1370,7 @@ static void web_leaves_a_silent_namenode(void **state) {
                        P("dfs.namenode.http-address.ns.b", "%s"),
                    a.address, b.address);
     site("hdfs-site.xml", xml);
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.authority = "ns";
     config.hadoop_conf_dir = tmp;
     config.request_timeout_ms = TIMEOUT_MS;
@@ -1410,7 +1410,7 @@ static void web_slow_name_server_does_not_stop_the_loop(void **state) {
     result_t r = {0};
     osync_sink_t *sink = NULL;
     osync_webhdfs_config_t config;
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.address = "slow.test:9870";
     config.connect_timeout_ms = TIMEOUT_MS;
     assert_int_equal(osync_webhdfs_sink_new(&sink, &loop, &config, NULL), 0);
@@ -1457,7 +1457,7 @@ static void web_abort_and_close_cancel(void **state) {
     pthread_join(server.thread, NULL);
     close(server.fd);
     osync_webhdfs_config_t config;
-    osync_webhdfs_config_init(&config);
+    osync_webhdfs_config_init(&config, sizeof config);
     config.address = "host/evil?x";
     assert_int_equal(osync_webhdfs_sink_new(&sink, &loop, &config, &err), OSYNC_ECONFIG);
 }
