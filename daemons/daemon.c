@@ -5,22 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "osync/log.h"
 #include "osync/version.h"
-
-/* As glog's names, too. */
-static osync_log_level_t log_level_of(const char *name) {
-    if (!strcasecmp(name, "debug")) return OSYNC_LOG_DEBUG;
-    if (!strcasecmp(name, "warn") || !strcasecmp(name, "warning")) return OSYNC_LOG_WARN;
-    if (!strcasecmp(name, "error") || !strcasecmp(name, "fatal")) return OSYNC_LOG_ERROR;
-    return OSYNC_LOG_INFO;
-}
 
 /* Tells systemd, if it is there, that the daemon serves ("READY=1") or ends ("STOPPING=1"). */
 static void notify(const char *state) {
@@ -77,27 +67,38 @@ static bool is_argument(int argc, char **argv, const char *what) {
     return false;
 }
 
-int daemon_main(daemon_t *d, const daemon_program_t *program, options_t *o, const char *const *log_level, int argc,
-                char **argv) {
+static void print_help(const daemon_program_t *program, osync_config_t *config) {
+    osync_config_key_t key = {.size = sizeof key};
+    printf("%s  --version  prints the version\n  --help     prints this\n"
+           "Keys (default), in the file or on the command line:\n",
+           program->usage);
+    for (size_t i = 0; !osync_config_key(config, i, &key); i++)
+        if (!key.unused)
+            printf("  %s (%s)\n      %s%s\n", key.name, key.initial, key.help,
+                   key.unit_ms > 1 ? "; a bare number is seconds" : "");
+}
+
+int daemon_main(daemon_t *d, const daemon_program_t *program, int argc, char **argv) {
     osync_error_t err = {0};
     const char *bad = NULL;
+    bool has_loop = false;
     if (is_argument(argc, argv, "--version")) {
         puts(osync_version());
         return EXIT_SUCCESS;
     }
-    if (is_argument(argc, argv, "--help") || is_argument(argc, argv, "-h")) {
-        printf("%s  --version  prints the version\n  --help     prints this\n"
-               "Keys (default), in the file or on the command line:\n",
-               program->usage);
-        options_print_help(o);
+    osync_log_set(osync_log_stderr, NULL, OSYNC_LOG_INFO);
+    int rc = osync_config_new(&d->config, program->kind, &err);
+    if (!rc && (is_argument(argc, argv, "--help") || is_argument(argc, argv, "-h"))) {
+        print_help(program, d->config);
+        osync_config_free(d->config);
         return EXIT_SUCCESS;
     }
     d->stop = program->stop;
-    int rc = program->read(o, argc, argv, &bad, &err);
-    for (const char *const *key = program->required; !rc && *key; key++) rc = options_require(o, *key, &err);
-    osync_log_set(osync_log_stderr, NULL, log_level_of(*log_level));
+    if (!rc) rc = program->read(d, argc, argv, &bad, &err);
+    if (!rc) rc = osync_config_check(d->config, &err);
+    if (!rc) osync_log_set(osync_log_stderr, NULL, osync_config_log_level(d->config));
     if (!rc) rc = init_loop(d, &err);
-    bool has_loop = !rc;
+    has_loop = !rc;
     if (!rc) rc = program->start(d, &err);
     if (bad)
         fprintf(stderr, "%s: '%s' is not of the form %s\n", program->name, bad, program->bad_argument);
@@ -106,6 +107,6 @@ int daemon_main(daemon_t *d, const daemon_program_t *program, options_t *o, cons
     if ((rc || d->done) && has_loop) end(d); /* what has started has threads, which must end before the process does */
     if (!rc && !d->done) notify("READY=1");
     if (has_loop && (uv_run(&d->loop, UV_RUN_DEFAULT) || uv_loop_close(&d->loop))) rc = OSYNC_EIO;
-    options_free(o);
+    osync_config_free(d->config);
     return rc ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -5,11 +5,12 @@
 #include <stdbool.h>
 #include <uv.h>
 
-#include "options.h"
+#include "osync/config.h"
 
 /* The head of a daemon's own struct. */
 typedef struct daemon {
     uv_loop_t loop;
+    osync_config_t *config;
     uv_signal_t sigterm, sigint;
     void (*stop)(struct daemon *d);
     bool done; /* `start` has done all that there was to do */
@@ -17,20 +18,18 @@ typedef struct daemon {
 
 typedef struct daemon_program {
     const char *name;
-    const char *usage;           /* what --help prints before the keys */
-    const char *const *required; /* keys of strings that must be set; ends with NULL */
-    const char *bad_argument;    /* the form that an argument must have */
+    const char *usage; /* what --help prints before the keys */
+    osync_config_kind_t kind;
+    const char *bad_argument; /* the form that an argument must have */
     /* Reads configuration files and the command line. An argument that isn't understood: *bad, and OSYNC_ECONFIG. */
-    int (*read)(options_t *o, int argc, char **argv, const char **bad, osync_error_t *err);
+    int (*read)(daemon_t *d, int argc, char **argv, const char **bad, osync_error_t *err);
     /* Makes the object and starts it. What was made when it fails is closed by `stop`. */
     int (*start)(daemon_t *d, osync_error_t *err);
     /* SIGTERM or SIGINT, or a start that failed: begins an orderly end. The loop ends when all handles are closed. */
     void (*stop)(daemon_t *d);
 } daemon_program_t;
 
-/* The whole of main: fills o->target from the files and the command line, starts, runs until a signal. Exit status.
- * `log_level` points into o->target. */
-int daemon_main(daemon_t *d, const daemon_program_t *program, options_t *o, const char *const *log_level, int argc,
-                char **argv);
+/* The whole of main: reads the files and the command line, starts, runs until a signal. Exit status. */
+int daemon_main(daemon_t *d, const daemon_program_t *program, int argc, char **argv);
 
 #endif

@@ -117,7 +117,7 @@ static int find_snapshot(const char *partition, char **dir, char **name, osync_r
     char *path = NULL;
     osync_snapshot_name_t found;
     if (asprintf(&path, "%s/snapshot", partition) < 0) return OSYNC_ENOMEM;
-    int rc = osync_snapshot_name(path, &found, err);
+    int rc = osync_snapshot_name(&found, path, err);
     if (!rc && (!(*name = strdup(found.name)) || asprintf(dir, "%s/%s", path, found.name) < 0)) rc = OSYNC_ENOMEM;
     if (!rc) {
         reader->snapshot_offset = found.offset;
@@ -287,8 +287,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "osync-dump: '%s' is not an option: see --help\n", argv[optind]);
         return EXIT_FAILURE;
     }
-    signal(SIGPIPE,
-           SIG_IGN); /* a reader that goes away is an error of writing, so that the scratch folder is removed */
+    signal(SIGPIPE, SIG_IGN); /* as an error of writing it leaves no scratch folder behind */
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     d.reader.cancel = &canceled;

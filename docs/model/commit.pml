@@ -684,7 +684,7 @@ look: /* the next slot: after a loss of the store, a file of ours may be there *
         :: slot[n] == A_FOLDER -> goto over /* FAILED, and says so */
         :: slot[n] != 0 && slot[n] != A_FOLDER && t_from[slot[n] - 1] == pos -> t = slot[n] - 1
         :: else ->
-            assert(!MINE || REPLACED); /* FAILED: "its label doesn't continue this task's committed point" */
+            assert(!MINE || REPLACED); /* FAILED: "its label doesn't continue the committed point" */
             goto over
         fi
     };

@@ -1,7 +1,10 @@
 /* The collector: reads the partitions of one machine's TabletServers and sends their rows to a scheduler.
  *
  * It registers itself in ZooKeeper below <root>/sync_tool/collector, listens for AddSyncTask, hard-links what it reads,
- * and goes on with its tasks after a restart. All calls and callbacks on the loop's thread. */
+ * and goes on with its tasks after a restart. Several may share a loop, each with an endpoint and a data_dir of its
+ * own. All calls and callbacks on the loop's thread.
+ *
+ * libuv writes to sockets without MSG_NOSIGNAL: a process that embeds a collector ignores SIGPIPE. */
 #ifndef OSYNC_COLLECTOR_H
 #define OSYNC_COLLECTOR_H
 
@@ -11,6 +14,7 @@
 #include <uv.h>
 
 #include "osync/error.h"
+#include "osync/source.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,6 +44,9 @@ typedef struct osync_collector_config {
     uint64_t max_pinned_bytes; /* 0 */
     uint32_t min_free_percent; /* 5 */
     uint32_t hold_expire_ms;   /* the log of a follower is held this long after the scheduler last asked: 86400000 */
+    /* Where the tables are (osync/source.h). NULL: what the TabletServers answer. Borrowed until the collector is
+     * closed. */
+    osync_source_t *source;
 } osync_collector_config_t;
 
 /* `size`: sizeof *config. Sets it and the defaults that are named above. */
@@ -51,12 +58,15 @@ OSYNC_API int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, cons
                                   osync_error_t *err);
 /* Listens, takes up its stored tasks, connects to ZooKeeper and registers (and again whenever the session is lost).
  * ZooKeeper and the TabletServers may come later. Fails if the data folder or the port can't be used (OSYNC_ECONFIG:
- * another collector has the folder); then it can only be closed. */
+ * another collector has the folder); then it can only be closed. OSYNC_ECANCELED: a call of its source has closed it
+ * meanwhile. */
 OSYNC_API int osync_collector_start(osync_collector_t *collector, osync_error_t *err);
 /* The port it listens on (of use if the endpoint's was 0). */
 OSYNC_API int osync_collector_port(const osync_collector_t *collector);
-/* Ends everything in an orderly way, keeps the stored tasks, frees the collector, then calls cb (may be NULL). May be
- * called from a callback. */
+/* Ends everything in an orderly way, keeps the stored tasks, frees the collector, then calls cb (may be NULL), never
+ * from inside this call: by then its port and its data folder can be used again. To be called once, whether it was
+ * started or not, also from a callback or from inside a source's call; what still waits for a source is canceled and
+ * waited for. The loop must run until cb has been called. NULL is fine if cb is NULL. */
 OSYNC_API void osync_collector_close(osync_collector_t *collector, void (*cb)(void *arg), void *arg);
 
 #ifdef __cplusplus

@@ -23,7 +23,8 @@ typedef struct osync_csv_config {
 
 /* `size`: sizeof *config. Sets it, and the zone to the machine's. */
 OSYNC_API void osync_csv_config_init(osync_csv_config_t *config, size_t size);
-/* `table` is borrowed and must outlive the encoder; `config` NULL is the default. An unknown zone is OSYNC_ECONFIG. */
+/* `table` is borrowed and must outlive the encoder; `config` NULL is the default. The caller owns *out: osync_csv_free;
+ * NULL on failure. An unknown zone is OSYNC_ECONFIG. */
 OSYNC_API int osync_csv_new(osync_csv_t **out, const osync_table_t *table, const osync_csv_config_t *config,
                             osync_error_t *err);
 /* NULL is fine. */
@@ -32,7 +33,8 @@ OSYNC_API void osync_csv_free(osync_csv_t *csv);
 /* Appends one encoded row (already decompressed) as a line. On an error nothing is appended: OSYNC_ECORRUPT,
  * OSYNC_ESCHEMA (the row's schema version isn't in the table's description), OSYNC_ENOMEM. */
 OSYNC_API int osync_csv_add(osync_csv_t *csv, const void *row, size_t len, osync_error_t *err);
-/* What was appended since the last reset; valid until the next call on the encoder. */
+/* What was appended since the last reset, *len bytes without a NUL behind them; never NULL. Valid until the next call
+ * on the encoder that isn't this one. */
 OSYNC_API const char *osync_csv_data(const osync_csv_t *csv, size_t *len);
 /* Forgets the text, keeps the memory. */
 OSYNC_API void osync_csv_reset(osync_csv_t *csv);

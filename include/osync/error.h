@@ -2,7 +2,8 @@
  *
  * Functions return 0 or a negative OSYNC_E... code. Where a call takes an `osync_error_t *err`, err may be NULL; on
  * failure it holds the code and one sentence that names the thing, what went wrong and, where there is one, the cause
- * in its own words (an errno text, a RemoteException, a ZooKeeper code). Thread: all functions here are thread-safe. */
+ * in its own words (an errno text, a RemoteException, a ZooKeeper code); on success it is left alone. A callback's
+ * `err` has the same code as its status. Later versions may bring more codes. All functions here are thread-safe. */
 #ifndef OSYNC_ERROR_H
 #define OSYNC_ERROR_H
 
@@ -42,6 +43,7 @@ extern "C" {
     X(ECLOSED, -23, "closed", false)
 
 #define OSYNC_ERROR_ENUM(name, value, text, retriable) OSYNC_##name = (value),
+/* OSYNC_EOF is no error: a reader has nothing more. */
 enum osync_errno { OSYNC_OK = 0, OSYNC_ERROR_MAP(OSYNC_ERROR_ENUM) OSYNC_EOF = -1000 };
 #undef OSYNC_ERROR_ENUM
 

@@ -65,13 +65,13 @@ typedef struct osync_reader_row {
 } osync_reader_row_t;
 
 typedef struct osync_snapshot_name {
-    char name[256]; /* of the checkpoint's folder, or of the .sdb file, in `dir` */
-    uint64_t offset, count;
+    char name[256];         /* of the checkpoint's folder, or of the .sdb file, in `dir` */
+    uint64_t offset, count; /* for snapshot_offset and snapshot_count of the configuration */
 } osync_snapshot_name_t;
 
 /* Reads which snapshot is the current one from the MANIFEST in a partition's snapshot folder. OSYNC_ENOENT: there is
  * no MANIFEST, hence no snapshot. OSYNC_ECORRUPT: it isn't a MANIFEST. OSYNC_ETOOBIG: it is too large to be one. */
-OSYNC_API int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err);
+OSYNC_API int osync_snapshot_name(osync_snapshot_name_t *out, const char *dir, osync_error_t *err);
 
 /* `size`: sizeof *config. Sets it and zeroes the rest: phase ALL, base AUTO, nothing named. */
 OSYNC_API void osync_reader_config_init(osync_reader_config_t *config, size_t size);

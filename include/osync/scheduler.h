@@ -2,7 +2,8 @@
  * writes them to the sink exactly once.
  *
  * It serves CreateSyncTask, DeleteSyncTask, RecoverSyncTask, RetrySyncTask, VerifySyncTask, TaskStatus and SendData on
- * its port. All calls and callbacks on the loop's thread. */
+ * its port. All calls and callbacks on the loop's thread. The process ignores SIGPIPE (signal(SIGPIPE, SIG_IGN)), since
+ * libuv writes to sockets that a peer may have closed. */
 #ifndef OSYNC_SCHEDULER_H
 #define OSYNC_SCHEDULER_H
 
@@ -11,7 +12,9 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "osync/checkpoint.h"
 #include "osync/error.h"
+#include "osync/sink.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -29,19 +32,25 @@ typedef struct osync_scheduler_config {
     const char *zk_root_path;        /* "/openmldb" */
     const char *zk_cert;             /* "user:password" (digest); "" is none */
     uint32_t zk_session_timeout_ms;  /* 5000 */
-    const char *state_dir;           /* holds checkpoint.db, made if it isn't there; required */
-    uint32_t check_period_ms;        /* 10000: a collector that is silent for twice as long is replaced */
-    uint32_t request_timeout_ms;     /* of AddSyncTask and HoldLog: 5000 */
-    uint32_t hold_period_ms;         /* how often collectors that could take over are asked to hold the log; 0: 30000,
-                                        or three check periods, if that is longer */
-    uint64_t max_body_size;          /* bytes of one RPC message that is accepted or sent: 64 MiB */
-    const char *hadoop_conf_dir;     /* NULL: HADOOP_CONF_DIR */
-    const char *hadoop_user;         /* NULL: HADOOP_USER_NAME, else the process's user */
-    const char *default_fs;          /* for a dest without a scheme; NULL: fs.defaultFS of the Hadoop configuration */
-    const char *csv_timezone;        /* IANA name; NULL: the machine's */
-    uint64_t roll_bytes;             /* a file is committed when it holds as much: 128 MiB */
-    uint32_t roll_interval_ms;       /* 60000: a file is committed this long after its first row at the latest */
-    uint32_t worker_threads;         /* that encode: 4 */
+    const char *state_dir;       /* holds checkpoint.db, made if it isn't there; required unless `checkpoint` is set */
+    uint32_t check_period_ms;    /* 10000: a collector that is silent for twice as long is replaced */
+    uint32_t request_timeout_ms; /* of AddSyncTask and HoldLog: 5000 */
+    uint32_t hold_period_ms;     /* how often collectors that could take over are asked to hold the log; 0: 30000,
+                                    or three check periods, if that is longer */
+    uint64_t max_body_size;      /* bytes of one RPC message that is accepted or sent: 64 MiB */
+    const char *hadoop_conf_dir; /* NULL: HADOOP_CONF_DIR */
+    const char *hadoop_user;     /* NULL: HADOOP_USER_NAME, else the process's user */
+    const char *default_fs;      /* for a dest without a scheme; NULL: fs.defaultFS of the Hadoop configuration */
+    const char *csv_timezone;    /* IANA name; NULL: the machine's */
+    uint64_t roll_bytes;         /* a file is committed when it holds as much: 128 MiB */
+    uint32_t roll_interval_ms;   /* 60000: a file is committed this long after its first row at the latest */
+    uint32_t worker_threads;     /* that encode: 4 */
+    osync_checkpoint_t
+        *checkpoint;           /* NULL: SQLite in state_dir; else borrowed, and must outlive the scheduler. Then
+                                  state_dir is only where tasks of OpenMLDB's SyncTool are looked for; NULL: nowhere */
+    osync_sink_make make_sink; /* makes the sinks that tasks write to, and may know other schemes than hdfs, webhdfs
+                                  and file; NULL: libosync's own. The scheduler closes them */
+    void *make_sink_arg;       /* of make_sink */
 } osync_scheduler_config_t;
 
 /* `size`: sizeof *config. Sets it and the defaults that are named above. */
@@ -57,7 +66,7 @@ OSYNC_API int osync_scheduler_start(osync_scheduler_t *scheduler, osync_error_t 
 /* The port it listens on (of use if the configuration's was 0). */
 OSYNC_API int osync_scheduler_port(const osync_scheduler_t *scheduler);
 /* Ends everything in an orderly way (staged rows that aren't committed are read again next time), frees the scheduler,
- * then calls cb (may be NULL). */
+ * then calls cb (may be NULL). May be called from a callback, once. NULL is fine if cb is NULL. */
 OSYNC_API void osync_scheduler_close(osync_scheduler_t *scheduler, void (*cb)(void *arg), void *arg);
 
 /* Gives the tasks of a checkpoint that no scheduler has open back to OpenMLDB's SyncTool: writes

@@ -62,8 +62,9 @@ typedef struct osync_sink_ops {
 
     /* OSYNC_ENOENT if there is nothing. */
     int (*stat)(osync_sink_t *sink, const char *path, osync_sink_stat_cb cb, void *arg);
-    /* Attaches `label` (up to 64 KiB of arbitrary bytes) to a file; it stays with the file through renames.
-     * OSYNC_ETOOBIG if this sink can't hold that much, OSYNC_ENOTSUP if it can't hold labels at all. */
+    /* Attaches `label` (up to 144 KiB of arbitrary bytes) to a file, in the place of one that it has; it stays with the
+     * file through renames. OSYNC_ETOOBIG if this sink can't hold that much, OSYNC_ENOTSUP if it can't hold labels at
+     * all. */
     int (*set_label)(osync_sink_t *sink, const char *path, const void *label, size_t len, osync_sink_cb cb, void *arg);
     /* OSYNC_ENOENT if there is no such file, or it has no label. */
     int (*get_label)(osync_sink_t *sink, const char *path, osync_sink_label_cb cb, void *arg);
@@ -94,6 +95,11 @@ struct osync_sink {
 struct osync_sink_file {
     osync_sink_t *sink;
 };
+
+/* Makes a sink of a destination's "scheme://authority". `arg` is whoever's the function is; `authority` is "" if there
+ * is none; the rest as in osync_file_sink_new. */
+typedef int (*osync_sink_make)(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *scheme,
+                               const char *authority, osync_error_t *err);
 
 /* The local file system: `file://`. Blocking calls run on `threads` workers of its own, at least 1 (OSYNC_EINVAL).
  * ops->close frees *out. */

@@ -65,4 +65,18 @@ static void protobuf_free(void *arg, void *p) {
     if (p) do_free(p);
 }
 
+static void *unpacking_alloc(void *arg, size_t size) {
+    osync__unpacking_t *u = arg;
+    void *p = do_malloc(size);
+    if (!p) u->no_memory = true;
+    return p;
+}
+
+ProtobufCAllocator *osync__unpacking_init(osync__unpacking_t *u) {
+    *u = (osync__unpacking_t){
+        .allocator = {.alloc = unpacking_alloc, .free = protobuf_free, .allocator_data = u},
+    };
+    return &u->allocator;
+}
+
 ProtobufCAllocator osync__protobuf_allocator = {.alloc = protobuf_alloc, .free = protobuf_free};

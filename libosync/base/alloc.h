@@ -4,6 +4,7 @@
 #define OSYNC_BASE_ALLOC_H
 
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 void *osync__malloc(size_t size);
@@ -17,5 +18,14 @@ void osync__free(void *p);
 
 /* For unpacking, and for freeing what was unpacked. */
 extern ProtobufCAllocator osync__protobuf_allocator;
+
+/* The same for one unpacking, of which protobuf-c says NULL for want of memory as well as for bytes that don't parse:
+ * `no_memory` tells which it was. */
+typedef struct osync__unpacking {
+    ProtobufCAllocator allocator;
+    bool no_memory;
+} osync__unpacking_t;
+
+ProtobufCAllocator *osync__unpacking_init(osync__unpacking_t *u);
 
 #endif

@@ -18,7 +18,9 @@
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
+#include "collector/ask.h"
 #include "collector/internal.h"
+#include "collector/tablet_source.h"
 #include "zk/zk.h"
 
 enum {
@@ -37,6 +39,7 @@ struct osync_collector {
     int lock;
     osync__rpc_server_t *server;
     osync__rpc_client_t *client;
+    osync_source_t *tablet_source; /* NULL: the embedder has one */
     osync__pool_t *pool, *long_pool;
     osync__zk_t *zk;
     uv_timer_t register_timer;
@@ -103,6 +106,11 @@ static osync__partition_t *get_partition(osync_collector_t *c, uint64_t key, osy
     p->key = key;
     p->collector = c;
     HASH_ADD(hh, c->partitions, key, sizeof p->key, p);
+    if (!p->hh.tbl) {
+        osync__free(p);
+        osync__err(err, OSYNC_ENOMEM, "out of memory");
+        return NULL;
+    }
     return p;
 }
 
@@ -247,11 +255,13 @@ static void load_task(osync_collector_t *c, uint64_t key) {
 
 static int add_hold(osync__partition_t *p, Openmldb__Datasync__HoldLogRequest *request, osync__rpc_call_t *call,
                     uint64_t age_ms, osync_error_t *err) {
-    int rc = osync__hold_new(&p->hold, &p->collector->env, p, request, call, age_ms, err);
-    if (rc) return rc;
-    p->users++;
+    p->users++; /* at once: a hold begins when it is made, and the source that it asks may close the collector */
     p->collector->n_users++;
-    return 0;
+    int rc = osync__hold_new(&p->hold, &p->collector->env, p, request, call, age_ms, err);
+    if (!rc) return 0;
+    p->users--;
+    p->collector->n_users--;
+    return rc;
 }
 
 /* Takes up a stored hold. */
@@ -641,7 +651,7 @@ static int load_tasks(osync_collector_t *c, osync_error_t *err) {
     uint64_t key;
     DIR *d = opendir(c->config.data_dir);
     if (!d) return osync__err_errno(err, errno, "open the data folder %s", c->config.data_dir);
-    for (struct dirent *e; (e = readdir(d));)
+    for (struct dirent *e; !c->closing && (e = readdir(d));)
         if (task_key(e->d_name, &key) && !remove_remnant(c, key)) {
             if (has_task(c, key))
                 load_task(c, key);
@@ -705,17 +715,26 @@ int osync_collector_start(osync_collector_t *c, osync_error_t *err) {
     }
     if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->pool, err);
     if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->long_pool, err);
+    if (!rc && !c->config.source) {
+        osync__tablet_source_config_t source = {.client = c->client,
+                                                .pool = c->pool,
+                                                .db_root_path = c->config.db_root_path,
+                                                .request_timeout_ms = c->config.request_timeout_ms};
+        rc = osync__tablet_source_new(&c->tablet_source, &source, err);
+    }
     if (rc) return rc;
     c->env = (osync__task_env_t){.loop = c->loop,
                                  .pool = c->pool,
                                  .long_pool = c->long_pool,
                                  .client = c->client,
+                                 .source = c->config.source ? c->config.source : c->tablet_source,
                                  .config = &c->config,
                                  .ready = on_ready,
                                  .ended = on_ended,
                                  .hold_ended = on_hold_ended};
     uv_timer_start(&c->budget_timer, on_budget_timer, 0, c->config.heartbeat_ms);
     rc = load_tasks(c, err);
+    if (!rc && c->closing) rc = osync__err(err, OSYNC_ECANCELED, "the collector was closed while it started");
     if (rc || !c->config.zk_cluster[0]) return rc;
     osync__zk_config_t zk = {
         .cluster = c->config.zk_cluster,
@@ -752,13 +771,14 @@ static int check_config(const osync_collector_config_t *c, osync_error_t *err) {
         return osync__err(
             err, OSYNC_ECONFIG,
             "collector configuration: min_free_percent must be from 0 to 100, and hold_expire_ms not be 0");
-    return 0;
+    return c->source ? osync__ask_check(c->source, err) : 0;
 }
 
 static void free_collector(osync_collector_t *c) {
     for (size_t i = 0; i < sizeof c->strings / sizeof c->strings[0]; i++) osync__free(c->strings[i]);
     osync__free(c->endpoint);
     osync__free(c->register_path);
+    osync__tablet_source_free(c->tablet_source);
     if (c->lock >= 0) close(c->lock);
     osync__free(c);
 }
@@ -823,6 +843,7 @@ static void close_parts(osync_collector_t *c) {
 
 void osync_collector_close(osync_collector_t *c, void (*cb)(void *arg), void *arg) {
     osync__partition_t *p, *next;
+    if (!c) return;
     c->closing = true;
     c->closed = cb;
     c->closed_arg = arg;

@@ -3,8 +3,8 @@
  * the disk fills.
  *
  * It lives as long as a scheduler asks for it again and again, and survives a restart. Its folder is the one that a
- * task of the partition has, so that a hand-out finds the links there. One thing is under way at a time: a call to the
- * tablet, or a job on the pool. */
+ * task of the partition has, so that a hand-out finds the links there. One thing is under way at a time: a question
+ * to the table source, or a job on the pool. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,9 +17,9 @@
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
+#include "collector/ask.h"
 #include "collector/internal.h"
 #include "collector/links.h"
-#include "collector/roots.h"
 
 struct osync__hold {
     const osync__task_env_t *env;
@@ -32,12 +32,10 @@ struct osync__hold {
     uint64_t check_at;
     uv_timer_t timer;
     osync_error_t problem; /* code 0: none */
-    uint64_t ask_id;
-    bool ask;  /* where the tablet has its files */
-    bool find; /* they are a memory table's, and have to be looked for */
-    uint64_t tablet_tail;
-    bool unstored;     /* a HoldLog came since hold.progress was written */
-    bool asking, busy; /* what is under way */
+    osync__ask_t question;
+    bool ask;      /* where the files are */
+    bool unstored; /* a HoldLog came since hold.progress was written */
+    bool busy;
     bool ending, remove, removed;
 
     osync__job_t job;
@@ -47,8 +45,7 @@ struct osync__hold {
     osync__links_t links;
     osync__buf_t bytes;  /* the request */
     osync__buf_t stored; /* what hold.progress holds */
-    bool store, finds;
-    char *found; /* binlog_source */
+    bool store;
     uint64_t first, last;
 
     uint64_t known_first, known_last, files, link_bytes, pinned;
@@ -71,67 +68,35 @@ static void answer(osync__hold_t *h) {
     h->call = NULL;
 }
 
-/* ---- the tablet ---- */
+/* ---- the source ---- */
 
-static void take_path(osync__hold_t *h, const Openmldb__Api__GetTableStatusResponse *r, osync_error_t *err) {
-    const Openmldb__Api__TableStatus *s = NULL;
-    for (size_t i = 0; i < r->n_all_table_status; i++)
-        if (r->all_table_status[i]->tid == h->request->tid && r->all_table_status[i]->pid == h->request->pid)
-            s = r->all_table_status[i];
-    const char *fault = osync__status_fault(s, h->env->config);
-    h->find = !fault && osync__status_is_memory(s);
-    if (h->find) {
-        h->tablet_tail = s->offset;
-        return;
-    }
-    char *path = fault ? NULL : osync__strdup(s->binlog_path);
-    if (fault)
-        osync__err(err, OSYNC_EAGAIN, "table status is not valid: %s", *fault ? fault : "no such partition");
-    else if (!path)
-        osync__err(err, OSYNC_ENOMEM, "out of memory");
-    if (!path) return;
-    osync__free(h->binlog_source);
-    h->binlog_source = path;
-}
-
-static void on_status(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
+static void on_files(void *arg, int rc, osync_error_t *err) {
     osync__hold_t *h = arg;
-    osync_error_t err = {0};
-    const Openmldb__Api__GetTableStatusResponse *r =
-        (const Openmldb__Api__GetTableStatusResponse *)(const void *)message;
-    h->asking = false;
     if (!h->ending) {
-        if (status || r->code)
-            osync__err(&err, status ? status : OSYNC_ERPC, "get table status from tablet server failed: %s",
-                       status ? rpc_err->message : (r->msg ? r->msg : "no reason given"));
-        else
-            take_path(h, r, &err);
-        if (err.code) {
-            note(h, &err);
+        if (rc) {
+            note(h, err);
             answer(h);
+        } else {
+            osync__free(h->binlog_source);
+            h->binlog_source = h->question.binlog_dir;
+            h->question.binlog_dir = NULL;
         }
-        if (!err.code || !h->binlog_source) link_log(h);
+        if (!rc || !h->binlog_source) link_log(h);
     }
     go_on(h);
 }
 
-static void ask_tablet(osync__hold_t *h) {
+static void ask_source(osync__hold_t *h) {
     osync_error_t err = {0};
-    Openmldb__Api__GetTableStatusRequest status = OPENMLDB__API__GET_TABLE_STATUS_REQUEST__INIT;
-    const char *to = h->request->tablet_endpoint ? h->request->tablet_endpoint : "";
-    status.has_tid = status.has_pid = 1;
-    status.tid = h->request->tid;
-    status.pid = h->request->pid;
+    osync_source_partition_t partition = {
+        .tid = h->request->tid,
+        .pid = h->request->pid,
+        .tablet = h->request->tablet_endpoint ? h->request->tablet_endpoint : "",
+    };
     h->ask = false;
-    int rc = osync__rpc_call(h->env->client, to, OSYNC__TABLET_SERVICE, "GetTableStatus", &status.base, NULL, 0,
-                             &openmldb__api__get_table_status_response__descriptor, h->env->config->request_timeout_ms,
-                             on_status, h, &h->ask_id, &err);
-    h->asking = rc == 0;
-    if (rc) {
-        osync__err_wrap(&err, &err, "tablet_endpoint '%s'", to);
-        note(h, &err);
-        answer(h);
-    }
+    if (!osync__ask_files(&h->question, &partition, on_files, h, &err) || h->ending) return;
+    note(h, &err);
+    answer(h);
 }
 
 /* ---- the links ---- */
@@ -147,25 +112,11 @@ static int store(osync__hold_t *h, osync_error_t *err) {
     return rc;
 }
 
-static int find_log(osync__hold_t *h, osync_error_t *err) {
-    char *dir = NULL;
-    uint64_t tail;
-    int rc = osync__roots_find(h->env->config->db_root_path, h->request->tid, h->request->pid, h->tablet_tail, &dir,
-                               &tail, err);
-    if (rc) return rc;
-    h->found = osync__format("%s/binlog", dir);
-    osync__free(dir);
-    h->links.binlog_source = h->found;
-    return h->found ? 0 : osync__err(err, OSYNC_ENOMEM, "out of memory");
-}
-
 static int link_work(osync__hold_t *h, osync_error_t *err) {
-    int found = h->finds ? find_log(h, err) : 0;
-    if (found) return found;
     Openmldb__Datasync__HoldLogRequest *r =
         openmldb__datasync__hold_log_request__unpack(&osync__protobuf_allocator, h->bytes.len, h->bytes.data);
     if (!r) return osync__err(err, OSYNC_ENOMEM, "out of memory");
-    if (!h->links.binlog_source) { /* the tablet hasn't answered since the start: only the budget wants to know */
+    if (!h->links.binlog_source) { /* the source hasn't answered since the start: only the budget wants to know */
         osync__links_measure(&h->links);
         openmldb__datasync__hold_log_request__free_unpacked(r, &osync__protobuf_allocator);
         return 0;
@@ -197,13 +148,8 @@ static void on_work_done(osync__job_t *job) {
     h->files = h->links.files;
     h->link_bytes = h->links.bytes;
     h->pinned = h->links.pinned;
-    if (h->found) {
-        osync__free(h->binlog_source);
-        h->binlog_source = h->found;
-        h->found = NULL;
-    }
     if (h->store && h->job_rc) h->unstored = true; /* again, the next time */
-    if (h->links.binlog_source || h->removed || h->finds) note(h, &h->job_err);
+    if (h->links.binlog_source || h->removed) note(h, &h->job_err);
     if (!h->ending && !h->ask) answer(h);
     go_on(h);
 }
@@ -225,9 +171,7 @@ static void link_log(osync__hold_t *h) {
     uint64_t lowest = h->links.lowest;
     h->links = (osync__links_t){.binlog_source = h->binlog_source, .dir = h->dir, .lowest = lowest};
     if (pack(h, &h->bytes)) return; /* the next time */
-    h->finds = h->find;
-    h->find = false;
-    h->store = h->unstored && (h->binlog_source || h->finds);
+    h->store = h->unstored && h->binlog_source;
     if (h->store) h->unstored = false;
     h->check_at = osync__mono_ms() + h->env->config->heartbeat_ms;
     start_job(h);
@@ -242,6 +186,7 @@ static void free_hold(osync__hold_t *h) {
     osync__free(h->dir);
     osync__free(h->progress_path);
     osync__free(h->binlog_source);
+    osync__ask_clear(&h->question);
     osync__free(h);
 }
 
@@ -265,7 +210,7 @@ void osync__hold_end(osync__hold_t *h, bool remove, osync__rpc_call_t *call) {
     if (!h->ending) {
         h->ending = true;
         uv_timer_stop(&h->timer);
-        if (h->asking) osync__rpc_cancel(h->env->client, h->ask_id);
+        osync__ask_cancel(&h->question);
     }
     h->remove |= remove;
     answer(h);
@@ -282,7 +227,7 @@ static void on_timer(uv_timer_t *timer) {
 
 static void go_on(osync__hold_t *h) {
     uint64_t now = osync__mono_ms();
-    if (h->asking || h->busy) return;
+    if (h->question.open || h->busy) return;
     if (!h->ending && now >= h->refreshed + h->expire_ms) {
         osync__log(OSYNC_LOG_INFO, "collector: hold %u-%u: no scheduler asks for it any more: removed", h->request->tid,
                    h->request->pid);
@@ -294,11 +239,15 @@ static void go_on(osync__hold_t *h) {
     }
     if (h->ask || (now >= h->check_at && !h->binlog_source)) {
         h->check_at = now + h->env->config->heartbeat_ms;
-        ask_tablet(h);
+        ask_source(h);
     } else if (now >= h->check_at) {
         link_log(h);
     }
-    if (h->asking || h->busy) return;
+    if (h->question.open || h->busy) return;
+    if (h->ending) { /* since the source was asked */
+        go_to_end(h);
+        return;
+    }
     uint64_t wake = h->refreshed + h->expire_ms;
     if (h->check_at < wake) wake = h->check_at;
     uv_timer_start(&h->timer, on_timer, wake > now ? wake - now : 0, 0);
@@ -326,6 +275,7 @@ int osync__hold_new(osync__hold_t **out, const osync__task_env_t *env, osync__pa
     h->env = env;
     h->partition = partition;
     h->request = request;
+    h->question.source = env->source;
     h->dir = osync__task_dir(env->config->data_dir, partition->key);
     h->progress_path = h->dir ? osync__format("%s/%s", h->dir, OSYNC__HOLD_PROGRESS) : NULL;
     if (!h->progress_path || (!call && pack(h, &h->stored))) {

@@ -13,12 +13,11 @@
 #include "data_sync.pb-c.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
-#include "tablet.pb-c.h"
 
 typedef struct osync__task osync__task_t;
 typedef struct osync__hold osync__hold_t;
 
-/* One partition. While a new task is set up, the one it replaces goes on until the tablet has answered. It is held or
+/* One partition. While a new task is set up, the one it replaces goes on until the source has answered. It is held or
  * has tasks, but for a hand-out that isn't linked yet. */
 typedef struct osync__partition {
     uint64_t key; /* tid << 32 | pid */
@@ -38,6 +37,7 @@ typedef struct osync__task_env {
     osync__pool_t
         *long_pool; /* for opening readers, whose replay may take minutes: links and packs don't wait for it */
     osync__rpc_client_t *client;
+    osync_source_t *source;
     const osync_collector_config_t *config;
     /* A handed-out task is set up, and takes the place of the active one, which has ended. */
     void (*ready)(osync__task_t *task);
@@ -59,7 +59,7 @@ void osync__task_end(osync__task_t *task, bool remove);
 
 const char *osync__task_token(const osync__task_t *task);
 osync__partition_t *osync__task_partition(const osync__task_t *task);
-/* True until the tablet has answered: its place can be taken by a newer one. */
+/* True until the source has answered: its place can be taken by a newer one. */
 bool osync__task_replaceable(const osync__task_t *task);
 
 typedef struct osync__task_status {
@@ -117,12 +117,6 @@ enum { OSYNC__PROGRESS_LIMIT = 16 << 20 }; /* bytes of one */
 int osync__task_dir_make(const char *dir, osync_error_t *err);
 /* Removes it. Blocks. */
 int osync__task_dir_remove(const char *dir, osync_error_t *err);
-
-/* The text of a tablet's answer that isn't fit for a task; NULL: it is. */
-const char *osync__status_fault(const Openmldb__Api__TableStatus *s, const osync_collector_config_t *config);
-/* Of a memory table, whose files roots.h finds. */
-bool osync__status_is_memory(const Openmldb__Api__TableStatus *s);
-#define OSYNC__TABLET_SERVICE "openmldb.api.TabletServer"
 
 /* Answers AddSyncTask. */
 void osync__answer(osync__rpc_call_t *call, int code, const char *message);

@@ -823,7 +823,7 @@ static int start_at(osync_reader_t *r, const Openmldb__Datasync__SyncPoint *p, o
 
 /* ---- open and close ---- */
 
-int osync_snapshot_name(const char *dir, osync_snapshot_name_t *out, osync_error_t *err) {
+int osync_snapshot_name(osync_snapshot_name_t *out, const char *dir, osync_error_t *err) {
     char path[4096];
     osync__buf_t text = {0};
     osync__manifest_t m;
@@ -855,8 +855,10 @@ static char *copy_string(const char *s, int *rc) {
 
 static int open_point(osync_reader_t *r, const osync_reader_config_t *c, osync_error_t *err) {
     if (!c->point || c->point_len == 0) return start_fresh(r, c->base, err);
+    osync__unpacking_t u;
     Openmldb__Datasync__SyncPoint *p =
-        openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, c->point_len, c->point);
+        openmldb__datasync__sync_point__unpack(osync__unpacking_init(&u), c->point_len, c->point);
+    if (!p && u.no_memory) return osync__err(err, OSYNC_ENOMEM, "out of memory for a sync point");
     if (!p) return osync__err(err, OSYNC_ECORRUPT, "the sync point to go on from doesn't parse");
     int rc = start_at(r, p, c->base, err);
     openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);

@@ -1,5 +1,5 @@
-/* One partition: asks its TabletServer where the files are, links them, reads rows on a worker and sends them to its
- * scheduler.
+/* One partition: asks the table source where the files are, links them, has rows read on a worker (feed.c) and sends
+ * them to its scheduler.
  *
  * Two lanes run side by side. The work lane has at most one job on a pool at a time (link, open, fill a pack, store
  * what is committed), so that the reader and the links are never touched by two threads. The send lane has at most one
@@ -17,34 +17,23 @@
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
+#include "collector/ask.h"
+#include "collector/feed.h"
 #include "collector/internal.h"
 #include "collector/links.h"
 #include "collector/original.h"
-#include "collector/roots.h"
 #include "osync/reader.h"
 #include "osync/table.h"
-#include "tablet.pb-c.h"
 
 enum {
     MAX_PACKS = 2,
     BACKOFF_MIN_MS = 200,
     BACKOFF_MAX_MS = 5000,
-    FILL_MS = 1000,          /* a pack that has rows goes out after this time although it isn't full */
-    FILL_CHECK = 64,         /* rows between two looks at the clock */
-    MESSAGE_OVERHEAD = 4096, /* bytes of a SendData besides its rows, points and token */
-    MISSING_TRIES = 3,       /* in a row, that files the reader needs are gone */
-    SCHEMA_TRIES = 10,       /* in a row, that the tablet's schema doesn't know a row's version */
-    KEY_SHOWN = 64,          /* bytes of a key in a message */
+    MISSING_TRIES = 3, /* in a row, that files the reader needs are gone */
+    SCHEMA_TRIES = 10, /* in a row, that the source's schema doesn't know a row's version */
 };
 
-/* A memory table's files are looked for between two ASK_STATUS, which show that they are the TabletServer's. */
-typedef enum stage { ASK_STATUS, FIND, ASK_SCHEMA, LINK, RUN } stage_t;
-
-typedef struct pack {
-    osync__buf_t rows, next; /* next: serialized SyncPoint */
-    uint64_t count;
-    bool finished;
-} pack_t;
+typedef enum stage { ASK_FILES, ASK_META, LINK, RUN } stage_t;
 
 struct osync__task {
     const osync__task_env_t *env;
@@ -55,11 +44,9 @@ struct osync__task {
     bool fresh;                                      /* starts at the beginning: nothing in the folder is of use */
     bool ready;                                      /* takes part in sending */
     bool linked;
-    char *dir, *progress_path, *hold_path, *binlog_dir, *data_dir, *scratch_dir;
+    char *dir, *progress_path, *hold_path;
     char *snapshot_source, *binlog_source;
-    osync_table_t *table;
-    bool memory, found;   /* a memory table, whose files have been found since the last ASK_SCHEMA */
-    uint64_t tablet_tail; /* the TabletServer's last log entry */
+    osync__ask_t ask;
 
     stage_t stage;
     const char *state;
@@ -83,8 +70,6 @@ struct osync__task {
     int (*job_work)(osync__task_t *t, osync_error_t *err);
     int job_rc;
     osync_error_t job_err;
-    char *found_dir; /* of FIND, with its log's end */
-    uint64_t found_tail;
     bool busy;
     volatile int cancel;
     uv_timer_t work_timer;
@@ -92,7 +77,6 @@ struct osync__task {
     uint64_t poll_at;            /* a change of the tablet's files may go unnoticed: then they are looked at anyway */
     uint32_t delay;              /* last backoff */
     int missing, unknown_schema; /* in a row */
-    bool relinked;               /* a snapshot that can't be opened, at the beginning of its traverse */
     uv_fs_event_t watch;
     bool watch_told;
     bool idle;          /* the log's end was met */
@@ -100,26 +84,18 @@ struct osync__task {
     bool want_files;    /* there may be new files to link */
     bool finished_read; /* the pack that ends a full sync is made */
     bool discard;       /* the reader, and what is being read, is of no use any more */
-    uint64_t link_seen; /* monotonic ms when the snapshot had been linked */
 
     /* of the job under way; the loop's thread leaves them alone while busy */
-    osync__links_t links;
-    osync_reader_t *reader;
+    osync__feed_t feed;
     osync__buf_t job_bytes; /* what task.progress is to hold */
-    osync__buf_t from;      /* the point where the reader opens */
-    pack_t filling;
-    uint64_t rows_at_most; /* 0: no limit. Rows that could be read before an error go out first */
-    uint64_t wait_ms;
-    bool met_end, look_for_files;
-    osync_reader_progress_t job_progress;
 
     /* send lane */
-    pack_t packs[MAX_PACKS];
+    osync__pack_t packs[MAX_PACKS];
     size_t n_packs;
     uv_timer_t send_timer;
-    uint64_t send_id, setup_id;
-    bool sending, asking; /* a call is open */
-    bool pack_sent;       /* the open SendData carries packs[0] */
+    uint64_t send_id;
+    bool sending;   /* a call is open */
+    bool pack_sent; /* the open SendData carries packs[0] */
     bool report_now;
     uint64_t send_at, last_sent;
     uint32_t send_delay;
@@ -168,14 +144,8 @@ static void move(osync__buf_t *to, osync__buf_t *from) {
     *from = (osync__buf_t){0};
 }
 
-static void pack_clear(pack_t *p) {
-    osync__buf_free(&p->rows);
-    osync__buf_free(&p->next);
-    *p = (pack_t){0};
-}
-
 static void drop_packs(osync__task_t *t) {
-    for (size_t i = 0; i < t->n_packs; i++) pack_clear(&t->packs[i]);
+    for (size_t i = 0; i < t->n_packs; i++) osync__pack_clear(&t->packs[i]);
     t->n_packs = 0;
     t->finished_read = false;
 }
@@ -267,9 +237,9 @@ static void on_work(osync__job_t *job) {
 static void on_work_done(osync__job_t *job) {
     osync__task_t *t = job->arg;
     t->busy = false;
-    t->link_files = t->links.files;
-    t->link_bytes = t->links.bytes;
-    t->pinned_bytes = t->links.pinned;
+    t->link_files = t->feed.links.files;
+    t->link_bytes = t->feed.links.bytes;
+    t->pinned_bytes = t->feed.links.pinned;
     t->job_done(t, t->job_rc, &t->job_err);
     pump(t);
 }
@@ -312,7 +282,7 @@ static int release(osync__task_t *t, osync_error_t *err) {
         if (r) openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
-    int rc = osync__links_release(&t->links, r->sync_point, err);
+    int rc = osync__links_release(&t->feed.links, r->sync_point, err);
     openmldb__datasync__add_sync_task_request__free_unpacked(r, &osync__protobuf_allocator);
     return rc;
 }
@@ -346,171 +316,60 @@ static void setup_failed(osync__task_t *t, const osync_error_t *err) {
     back_off(t);
 }
 
-bool osync__status_is_memory(const Openmldb__Api__TableStatus *s) {
-    return s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kMemory;
+/* The table source's failure, and an answer that can't be used. */
+static void source_failed(osync__task_t *t, const osync_error_t *err) {
+    if (t->call || osync_err_retriable(err->code))
+        setup_failed(t, err);
+    else
+        fail(t, err);
 }
 
-const char *osync__status_fault(const Openmldb__Api__TableStatus *s, const osync_collector_config_t *config) {
-    if (!s) return "";
-    if (s->storage_mode == OPENMLDB__COMMON__STORAGE_MODE__kUnknown) return "storage_mode is kUnknown";
-    if (osync__status_is_memory(s)) return config->db_root_path && *config->db_root_path ? NULL : OSYNC__ROOTS_MISSING;
-    if (!s->snapshot_path || s->snapshot_path[0] != '/') return "snapshot_path isn't an absolute path";
-    if (!s->binlog_path || s->binlog_path[0] != '/') return "binlog_path isn't an absolute path";
-    return NULL;
-}
-
-static int set_sources(osync__task_t *t, char *snapshot, char *binlog, osync_error_t *err) {
-    if (!snapshot || !binlog) {
-        osync__free(snapshot);
-        osync__free(binlog);
-        return osync__err(err, OSYNC_ENOMEM, "out of memory");
-    }
-    osync__free(t->snapshot_source);
-    osync__free(t->binlog_source);
-    t->links.snapshot_source = t->snapshot_source = snapshot;
-    t->links.binlog_source = t->binlog_source = binlog;
-    return 0;
-}
-
-static int find_work(osync__task_t *t, osync_error_t *err) {
-    osync__free(t->found_dir);
-    t->found_dir = NULL;
-    return osync__roots_find(t->env->config->db_root_path, t->request->tid, t->request->pid, t->tablet_tail,
-                             &t->found_dir, &t->found_tail, err);
-}
-
-static void find_done(osync__task_t *t, int rc, osync_error_t *err) {
-    if (!rc)
-        rc = set_sources(t, osync__format("%s/snapshot", t->found_dir), osync__format("%s/binlog", t->found_dir), err);
-    t->found = !rc;
-    t->stage = ASK_STATUS;
-    if (rc) setup_failed(t, err);
-}
-
-/* The tablet has answered about a memory table: before its files are looked for, and after. */
-static int take_memory_status(osync__task_t *t, const Openmldb__Api__TableStatus *s, osync_error_t *err) {
-    bool found = t->found;
-    t->tablet_tail = s->offset;
-    t->found = false;
-    t->stage = found ? ASK_SCHEMA : FIND;
-    if (!found || s->offset >= t->found_tail) return 0;
-    t->stage = ASK_STATUS;
-    return osync__err(err, OSYNC_EAGAIN,
-                      "the log in %s ends with entry %llu, and the TabletServer's with %llu: another folder is in use; "
-                      "is --db_root_path the TabletServer's?",
-                      t->binlog_source, (unsigned long long)t->found_tail, (unsigned long long)s->offset);
-}
-
-static void on_status(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
+static void on_files(void *arg, int rc, osync_error_t *err) {
     osync__task_t *t = arg;
-    osync_error_t err = {0};
-    const Openmldb__Api__GetTableStatusResponse *r =
-        (const Openmldb__Api__GetTableStatusResponse *)(const void *)message;
-    const Openmldb__Api__TableStatus *s = NULL;
-    t->asking = false;
     if (t->ending) {
         pump(t);
         return;
     }
-    if (status || r->code) {
-        osync__err(&err, status ? status : OSYNC_ERPC,
-                   "get table status from tablet server failed, maybe table doesn't exist: %s",
-                   status ? rpc_err->message : (r->msg ? r->msg : "no reason given"));
-        setup_failed(t, &err);
-        pump(t);
-        return;
-    }
-    for (size_t i = 0; i < r->n_all_table_status; i++)
-        if (r->all_table_status[i]->tid == t->request->tid && r->all_table_status[i]->pid == t->request->pid)
-            s = r->all_table_status[i];
-    const char *fault = osync__status_fault(s, t->env->config);
-    if (fault) {
-        osync__err(&err, OSYNC_EAGAIN, "table status is not valid: %s", fault);
-        setup_failed(t, &err);
+    if (rc) {
+        source_failed(t, err);
     } else if (t->handed_out && !strchr(t->request->des_endpoint, ':')) {
-        osync__err(&err, OSYNC_EINVAL, "des_endpoint '%s' isn't host:port", t->request->des_endpoint);
-        setup_failed(t, &err);
+        osync__err(err, OSYNC_EINVAL, "des_endpoint '%s' isn't host:port", t->request->des_endpoint);
+        setup_failed(t, err);
     } else {
-        int rc = 0;
-        t->memory = osync__status_is_memory(s);
-        if (t->memory)
-            rc = take_memory_status(t, s, &err);
-        else if (!(rc = set_sources(t, osync__strdup(s->snapshot_path), osync__strdup(s->binlog_path), &err)))
-            t->stage = ASK_SCHEMA;
-        if (rc) setup_failed(t, &err);
+        osync__free(t->snapshot_source);
+        osync__free(t->binlog_source);
+        t->feed.links.snapshot_source = t->snapshot_source = t->ask.snapshot_dir;
+        t->feed.links.binlog_source = t->binlog_source = t->ask.binlog_dir;
+        t->ask.snapshot_dir = t->ask.binlog_dir = NULL;
+        t->feed.memory = t->ask.memory;
+        t->stage = ASK_META;
     }
     pump(t);
 }
 
-static int take_schema(osync__task_t *t, const Openmldb__Api__TableMeta *meta, osync_error_t *err) {
-    osync_table_t *table = NULL;
-    size_t len = openmldb__api__table_meta__get_packed_size(meta);
-    osync__buf_t bytes = {0};
-    int rc = osync__buf_reserve(&bytes, len);
-    if (rc) {
-        osync__err(err, rc, "out of memory");
-    } else {
-        bytes.len = openmldb__api__table_meta__pack(meta, bytes.data);
-        rc = osync_table_from_meta(&table, bytes.data, bytes.len, err);
-    }
-    if (!rc) {
-        osync_table_free(t->table);
-        t->table = table;
-    }
-    osync__buf_free(&bytes);
-    return rc;
-}
-
-static void on_schema(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
+static void on_meta(void *arg, int rc, osync_error_t *err) {
     osync__task_t *t = arg;
-    osync_error_t err = {0};
-    const Openmldb__Api__GetTableSchemaResponse *r =
-        (const Openmldb__Api__GetTableSchemaResponse *)(const void *)message;
-    t->asking = false;
-    if (t->ending) {
-        pump(t);
-        return;
-    }
-    int rc = status;
-    if (status || r->code || !r->table_meta)
-        rc = osync__err(&err, status ? status : OSYNC_ERPC, "%s",
-                        status   ? rpc_err->message
-                        : r->msg ? r->msg
-                                 : "the answer holds no table_meta");
-    else
-        rc = take_schema(t, r->table_meta, &err);
-    if (rc) {
-        osync__err_wrap(&err, &err, "get table schema from tablet server failed");
-        setup_failed(t, &err);
-    } else {
+    if (!t->ending && rc) {
+        source_failed(t, err);
+    } else if (!t->ending) {
+        osync_table_free(t->feed.table);
+        t->feed.table = t->ask.table;
+        t->ask.table = NULL;
         t->stage = t->linked ? RUN : LINK;
     }
     pump(t);
 }
 
-static void ask_tablet(osync__task_t *t) {
+static void ask_source(osync__task_t *t) {
     osync_error_t err = {0};
-    const char *to = t->request->tablet_endpoint ? t->request->tablet_endpoint : "";
-    Openmldb__Api__GetTableStatusRequest status = OPENMLDB__API__GET_TABLE_STATUS_REQUEST__INIT;
-    Openmldb__Api__GetTableSchemaRequest schema = OPENMLDB__API__GET_TABLE_SCHEMA_REQUEST__INIT;
-    status.has_tid = status.has_pid = status.has_need_schema = 1;
-    status.tid = t->request->tid;
-    status.pid = t->request->pid;
-    schema.has_tid = schema.has_pid = 1;
-    schema.tid = (int32_t)t->request->tid;
-    schema.pid = (int32_t)t->request->pid;
-    bool first = t->stage == ASK_STATUS;
-    int rc = osync__rpc_call(t->env->client, to, OSYNC__TABLET_SERVICE, first ? "GetTableStatus" : "GetTableSchema",
-                             first ? &status.base : &schema.base, NULL, 0,
-                             first ? &openmldb__api__get_table_status_response__descriptor
-                                   : &openmldb__api__get_table_schema_response__descriptor,
-                             t->env->config->request_timeout_ms, first ? on_status : on_schema, t, &t->setup_id, &err);
-    if (!rc) {
-        t->asking = true;
-        return;
-    }
-    osync__err_wrap(&err, &err, "init tablet client failed: tablet_endpoint '%s'", to);
-    setup_failed(t, &err);
+    osync_source_partition_t partition = {
+        .tid = t->request->tid,
+        .pid = t->request->pid,
+        .tablet = t->request->tablet_endpoint ? t->request->tablet_endpoint : "",
+    };
+    int rc = t->stage == ASK_FILES ? osync__ask_files(&t->ask, &partition, on_files, t, &err)
+                                   : osync__ask_meta(&t->ask, &partition, on_meta, t, &err);
+    if (rc && !t->ending) source_failed(t, &err);
 }
 
 /* True if the reader can tell that a log isn't the one that the point comes from. */
@@ -536,13 +395,13 @@ static int link_work(osync__task_t *t, osync_error_t *err) {
         had_progress = false;
     }
     if (!rc) rc = osync__task_dir_make(t->dir, err);
-    if (!rc) rc = osync__rmtree(t->scratch_dir, err); /* left by a process that was killed */
-    t->link_seen = osync__mono_ms();
-    t->links =
+    if (!rc) rc = osync__rmtree(t->feed.scratch_dir, err); /* left by a process that was killed */
+    t->feed.link_seen = osync__mono_ms();
+    t->feed.links =
         (osync__links_t){.snapshot_source = t->snapshot_source, .binlog_source = t->binlog_source, .dir = t->dir};
-    if (!rc && osync__original_inside(p)) rc = osync__original_check(&t->links, t->progress_path, err);
-    if (!rc) rc = osync__links_all(&t->links, traverses, t->handed_out && (t->fresh || verifiable(p)), err);
-    if (!rc) rc = osync__links_release(&t->links, p, err);
+    if (!rc && osync__original_inside(p)) rc = osync__original_check(&t->feed.links, t->progress_path, err);
+    if (!rc) rc = osync__links_all(&t->feed.links, traverses, t->handed_out && (t->fresh || verifiable(p)), err);
+    if (!rc) rc = osync__links_release(&t->feed.links, p, err);
     if (!rc && t->handed_out) rc = osync__write_file(t->progress_path, t->job_bytes.data, t->job_bytes.len, err);
     if (!rc) {
         OSYNC__BEFORE(hold_unlink);
@@ -576,8 +435,8 @@ static void looked_at_source(osync__task_t *t) {
 }
 
 static int link_more_work(osync__task_t *t, osync_error_t *err) {
-    int rc = osync__links_binlog(&t->links, err);
-    osync__links_measure(&t->links);
+    int rc = osync__links_binlog(&t->feed.links, err);
+    osync__links_measure(&t->feed.links);
     return rc;
 }
 
@@ -591,7 +450,7 @@ static void link_more_done(osync__task_t *t, int rc, osync_error_t *err) {
 
 static int measure_work(osync__task_t *t, osync_error_t *err) {
     (void)err;
-    osync__links_measure(&t->links);
+    osync__links_measure(&t->feed.links);
     return 0;
 }
 
@@ -608,7 +467,7 @@ static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
         } else if (osync_err_retriable(rc) || rc == OSYNC_ENOENT) {
             set_problem(t, err);
             back_off(t);
-            t->stage = ASK_STATUS; /* the table may be elsewhere by then */
+            t->stage = ASK_FILES; /* the table may be elsewhere by then */
         } else {
             fail(t, err);
         }
@@ -643,12 +502,10 @@ static void link_files(osync__task_t *t) {
 
 static void set_up(osync__task_t *t) {
     osync__partition_t *p = t->partition;
-    if (t->asking) return;
+    if (t->ask.open) return;
     t->state = "linking";
-    if (t->stage == FIND)
-        start_job(t, find_work, find_done);
-    else if (t->stage != LINK)
-        ask_tablet(t);
+    if (t->stage != LINK)
+        ask_source(t);
     else if (p->active && p->active != t)
         osync__task_end(p->active, false); /* ends first: its folder becomes this task's */
     else if (p->hold)
@@ -659,156 +516,25 @@ static void set_up(osync__task_t *t) {
 
 /* ---- work lane: reading ---- */
 
-static int close_reader(osync__task_t *t, int rc) {
-    osync_reader_close(t->reader);
-    t->reader = NULL;
-    return rc;
-}
-
-/* wait_ms: how much longer a fresh snapshot has to be let alone, so that everything that was applied before it is in
- * the log. */
-static uint64_t settle_time(const osync__task_t *t, uint64_t made_ms) {
-    uint64_t settle = t->env->config->snapshot_settle_ms;
-    uint64_t now = osync__wall_ms(), waited = osync__mono_ms() - t->link_seen;
-    uint64_t age = now > made_ms ? now - made_ms : 0;
-    /* Whatever the wall clock says, it was made before it was linked. */
-    if (waited > age) age = waited;
-    return age < settle ? settle - age : 0;
-}
-
 static int open_work(osync__task_t *t, osync_error_t *err) {
-    osync_reader_config_t config;
-    char name[256], *sdb = NULL;
-    uint64_t made_ms;
-    osync__manifest_t manifest = {0};
-    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->from);
-    if (!p) return osync__err(err, OSYNC_ENOMEM, "out of memory");
-    bool traverses = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
-    bool begins = traverses && !p->has_pk && !p->has_offset && p->n_ranges == 0;
-    int rc = osync__original_inside(p) ? osync__original_point(&t->links, p, &t->from, err) : 0;
-    openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
-    if (rc) return rc;
-    t->wait_ms = 0;
-    if (traverses && access(t->data_dir, F_OK)) {
-        rc = osync__links_snapshot(&t->links, err);
-        t->link_seen = osync__mono_ms();
-    }
-    if (rc) return rc;
-    rc = osync__links_snapshot_info(&t->links, name, sizeof name, &made_ms, err);
-    bool snapshot = rc == 0;
-    if (rc && (rc != OSYNC_ENOENT)) return rc;
-    if (snapshot && traverses && !t->memory) t->wait_ms = settle_time(t, made_ms);
-    if (t->wait_ms > 0) return 0;
-    rc = osync__links_binlog(&t->links, err);
-    if (!rc && snapshot && t->memory) rc = osync__links_manifest(&t->links, &manifest, err);
-    if (rc) return rc;
-    if (snapshot && t->memory && !(sdb = osync__format("%s/%s", t->data_dir, name)))
-        return osync__err(err, OSYNC_ENOMEM, "out of memory");
-    osync_reader_config_init(&config, sizeof config);
-    config.binlog_dir = t->binlog_dir;
-    config.snapshot_dir = snapshot && !t->memory ? t->data_dir : sdb;
-    config.snapshot_offset = manifest.offset;
-    config.snapshot_count = manifest.count;
-    config.snapshot_name = snapshot ? name : NULL;
-    config.scratch_dir = t->scratch_dir;
-    config.start_ts =
-        t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kIncrementalByTimestamp ? t->request->start_ts : 0;
-    config.point = t->from.data;
-    config.point_len = t->from.len;
-    config.cancel = &t->cancel;
-    config.pauses = true;
-    rc = osync_reader_open(&t->reader, t->table, &config, err);
-    if (begins && !t->relinked && (rc == OSYNC_ENOENT || rc == OSYNC_ECORRUPT || rc == OSYNC_EIO)) {
-        /* A collector of the original doesn't link it in one step; and nothing of it was sent. */
-        osync_error_t why = *err;
-        t->relinked = true;
-        rc = osync__links_drop_snapshot(&t->links, err);
-        if (!rc) rc = osync__err(err, OSYNC_EAGAIN, "the snapshot is linked anew: %s", why.message);
-    }
-    if (!rc) osync_reader_progress(t->reader, &t->job_progress);
-    osync__links_measure(&t->links);
-    osync__free(sdb);
-    return rc;
-}
-
-static int too_large(const osync__task_t *t, const osync_reader_row_t *row, uint64_t limit, osync_error_t *err) {
-    char hex[2 * KEY_SHOWN + 1] = "";
-    const uint8_t *pk = row->pk;
-    for (size_t i = 0; i < row->pk_len && i < KEY_SHOWN; i++) (void)snprintf(hex + 2 * i, 3, "%02x", pk[i]);
-    return osync__err(err, OSYNC_ETOOBIG,
-                      "the row with key %s%s (hex), ts %llu has %zu bytes, and a message can carry %llu: raise "
-                      "max_body_size (%llu) here and at the scheduler",
-                      hex, row->pk_len > KEY_SHOWN ? "..." : "", (unsigned long long)row->ts, row->value_len,
-                      (unsigned long long)limit, (unsigned long long)t->env->config->max_body_size);
-}
-
-/* Rows into `filling` until it is full, the log's end is met, or the time is up. */
-static int read_rows(osync__task_t *t, osync_error_t *err) {
-    const osync_collector_config_t *config = t->env->config;
-    pack_t *p = &t->filling;
-    osync_reader_row_t row;
-    bool full = t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
-    uint64_t until = osync__mono_ms() + FILL_MS;
-    uint64_t most = t->rows_at_most > 0 ? t->rows_at_most : UINT64_MAX;
-    while (p->count < most) {
-        int rc = osync_reader_next(t->reader, &row, err);
-        if (rc == OSYNC_EOF && full) {
-            /* A full sync ends here, unless the log has gone on in a new file. */
-            rc = osync__links_binlog(&t->links, err);
-            if (!rc) rc = osync_reader_next(t->reader, &row, err);
-        }
-        if (rc == OSYNC_EOF) {
-            t->met_end = true;
-            return 0;
-        }
-        if (rc == OSYNC_EAGAIN) { /* many rows were left out; others want the worker too */
-            if (osync__mono_ms() > until) return 0;
-            continue;
-        }
-        if (rc) return rc;
-        uint64_t overhead =
-            MESSAGE_OVERHEAD + 2 * t->from.len + 2 * row.pk_len + (t->request->token ? strlen(t->request->token) : 0);
-        uint64_t limit = config->max_body_size > overhead ? config->max_body_size - overhead : 0;
-        if (p->count > 0 &&
-            (p->rows.len + row.value_len > config->max_pack_size || p->rows.len + row.value_len > limit)) {
-            osync_reader_unread(t->reader);
-            return 0;
-        }
-        if (row.value_len > limit) return too_large(t, &row, limit, err);
-        if (osync__buf_append(&p->rows, row.value, row.value_len))
-            return osync__err(err, OSYNC_ENOMEM, "out of memory for a pack of rows");
-        p->count++;
-        if (p->count % FILL_CHECK == 0 && osync__mono_ms() > until) return 0;
-    }
-    return 0;
+    return osync__feed_open(&t->feed, err);
 }
 
 static int fill_work(osync__task_t *t, osync_error_t *err) {
-    const void *point = NULL;
-    size_t len = 0;
-    t->met_end = false;
-    int rc = 0;
-    if (t->look_for_files) {
-        rc = osync__links_binlog(&t->links, err);
-        osync__links_measure(&t->links);
-    }
-    if (!rc) rc = read_rows(t, err);
-    if (!rc) rc = osync_reader_point(t->reader, &point, &len, err);
-    if (!rc && assign(&t->filling.next, point, len)) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
-    if (!rc) osync_reader_progress(t->reader, &t->job_progress);
-    return rc ? close_reader(t, rc) : 0;
+    return osync__feed_fill(&t->feed, err);
 }
 
 static int close_work(osync__task_t *t, osync_error_t *err) {
     (void)err;
-    return close_reader(t, 0);
+    osync__feed_close(&t->feed);
+    return 0;
 }
 
 static void close_done(osync__task_t *t, int rc, osync_error_t *err) {
     (void)rc;
     (void)err;
     t->discard = false;
-    t->rows_at_most = 0;
+    t->feed.rows_at_most = 0;
     t->idle = false;
     t->dirty = true;
 }
@@ -817,13 +543,13 @@ static void close_done(osync__task_t *t, int rc, osync_error_t *err) {
 static void read_failed(osync__task_t *t, int rc, osync_error_t *err) {
     if (t->ending || t->discard || t->give_up) return; /* what comes is decided elsewhere */
     if (rc == OSYNC_ESCHEMA && t->unknown_schema++ < SCHEMA_TRIES) {
-        t->stage = ASK_SCHEMA;
+        t->stage = ASK_META;
         set_problem(t, err);
         if (t->unknown_schema > 1) back_off(t);
         return;
     }
     if (rc == OSYNC_ENOENT && t->missing++ < MISSING_TRIES) {
-        t->stage = ASK_STATUS; /* the table may be elsewhere, or gone: the tablet knows */
+        t->stage = ASK_FILES; /* the table may be elsewhere, or gone: the source knows */
         t->linked = false;
     } else if (rc == OSYNC_ESCHEMA || !osync_err_retriable(rc)) {
         fail(t, err);
@@ -838,46 +564,46 @@ static void open_done(osync__task_t *t, int rc, osync_error_t *err) {
         read_failed(t, rc, err);
         return;
     }
-    if (t->wait_ms > 0) {
+    if (t->feed.wait_ms > 0) {
         t->report_now = true;
         t->state = "waiting";
-        t->wait_until = osync__mono_ms() + t->wait_ms;
+        t->wait_until = osync__mono_ms() + t->feed.wait_ms;
         return;
     }
-    t->progress = t->job_progress;
+    t->progress = t->feed.progress;
     t->idle = false;
     t->dirty = true;
 }
 
 static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
-    pack_t *p = &t->filling;
-    bool finished = t->met_end && t->request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
+    osync__pack_t *p = &t->feed.pack;
+    bool finished = t->feed.met_end && t->feed.full;
     if (rc || t->discard || t->give_up || t->ending) {
         uint64_t good = p->count;
-        pack_clear(p);
-        if (rc && good > 0 && rc != OSYNC_ECANCELED && t->rows_at_most != good)
-            t->rows_at_most = good; /* read again up to there, and send that before the error counts */
+        osync__pack_clear(p);
+        if (rc && good > 0 && rc != OSYNC_ECANCELED && t->feed.rows_at_most != good)
+            t->feed.rows_at_most = good; /* read again up to there, and send that before the error counts */
         else if (rc)
             read_failed(t, rc, err);
         return;
     }
-    t->rows_at_most = 0;
+    t->feed.rows_at_most = 0;
     t->delay = 0;
     t->missing = t->unknown_schema = 0;
     clear(&t->problem);
     clear(&t->link_problem);
-    t->progress = t->job_progress;
+    t->progress = t->feed.progress;
     t->state = t->progress.traversing ? "traversing" : "following";
-    t->idle = t->met_end;
+    t->idle = t->feed.met_end;
     /* No rows and no progress; or progress that an original scheduler doesn't expect, in the middle of rows that are
      * left out: the reader stands where it stands. */
-    if (p->count == 0 && !finished && (same(&p->next, end_of_packs(t)) || (is_original(t) && !t->met_end))) {
-        pack_clear(p);
+    if (p->count == 0 && !finished && (same(&p->next, end_of_packs(t)) || (is_original(t) && !t->feed.met_end))) {
+        osync__pack_clear(p);
         return;
     }
     p->finished = t->finished_read = finished;
     t->packs[t->n_packs++] = *p;
-    *p = (pack_t){0};
+    *p = (osync__pack_t){0};
     send_next(t);
 }
 
@@ -885,23 +611,18 @@ static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
 
 static void free_task(osync__task_t *t) {
     drop_packs(t);
-    pack_clear(&t->filling);
+    osync__feed_free(&t->feed);
     osync__buf_free(&t->point);
-    osync__buf_free(&t->from);
     osync__buf_free(&t->committed);
     osync__buf_free(&t->job_bytes);
-    osync_table_free(t->table);
+    osync__ask_clear(&t->ask);
     openmldb__datasync__add_sync_task_request__free_unpacked(t->request, &osync__protobuf_allocator);
     osync__free(t->give_up_why);
     osync__free(t->dir);
     osync__free(t->progress_path);
     osync__free(t->hold_path);
-    osync__free(t->binlog_dir);
-    osync__free(t->data_dir);
-    osync__free(t->scratch_dir);
     osync__free(t->snapshot_source);
     osync__free(t->binlog_source);
-    osync__free(t->found_dir);
     osync__free(t);
 }
 
@@ -913,7 +634,7 @@ static void on_handle_closed(uv_handle_t *h) {
 }
 
 static int end_work(osync__task_t *t, osync_error_t *err) {
-    close_reader(t, 0);
+    osync__feed_close(&t->feed);
     if (!t->removed) return 0;
     return osync__task_dir_remove(t->dir, err);
 }
@@ -923,11 +644,11 @@ static void end_done(osync__task_t *t, int rc, osync_error_t *err) {
 }
 
 static void go_to_end(osync__task_t *t) {
-    if (t->asking || t->sending) return;
+    if (t->ask.open || t->sending) return;
     if (!t->cleaned || t->removed != t->remove) {
         t->cleaned = true;
         t->removed = t->remove;
-        if (t->reader || t->remove) {
+        if (t->feed.reader || t->remove) {
             start_job(t, end_work, end_done);
             return;
         }
@@ -946,7 +667,7 @@ void osync__task_end(osync__task_t *t, bool remove) {
         uv_timer_stop(&t->work_timer);
         uv_timer_stop(&t->send_timer);
         uv_fs_event_stop(&t->watch);
-        if (t->asking) osync__rpc_cancel(t->env->client, t->setup_id);
+        osync__ask_cancel(&t->ask);
         if (t->sending) osync__rpc_cancel(t->env->client, t->send_id);
     }
     pump(t);
@@ -958,10 +679,10 @@ void osync__task_end(osync__task_t *t, bool remove) {
 static void say_missing(const osync__task_t *t, char *out, size_t size) {
     osync_error_t err = {0};
     uint64_t first = 0, last = 0;
-    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->from);
-    int rc = !p                       ? osync__err(&err, OSYNC_ENOMEM, "out of memory")
-             : t->links.binlog_source ? osync__links_missing(&t->links, p, &first, &last, &err)
-                                      : osync__err(&err, OSYNC_EAGAIN, "it hasn't answered yet");
+    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->feed.from);
+    int rc = !p                            ? osync__err(&err, OSYNC_ENOMEM, "out of memory")
+             : t->feed.links.binlog_source ? osync__links_missing(&t->feed.links, p, &first, &last, &err)
+                                           : osync__err(&err, OSYNC_EAGAIN, "it hasn't answered yet");
     if (p) openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
     if (rc)
         (void)snprintf(out, size,
@@ -984,9 +705,9 @@ static void say_missing(const osync__task_t *t, char *out, size_t size) {
 
 static int give_up_work(osync__task_t *t, osync_error_t *err) {
     char missing[700];
-    close_reader(t, 0);
+    osync__feed_close(&t->feed);
     say_missing(t, missing, sizeof missing);
-    int rc = osync__links_drop(&t->links, err);
+    int rc = osync__links_drop(&t->feed.links, err);
     return rc ? rc : osync__err(err, OSYNC_ENOSPC, "%s", missing);
 }
 
@@ -1025,9 +746,9 @@ static void on_work_timer(uv_timer_t *timer) {
 static void read_on(osync__task_t *t) {
     osync_error_t memory;
     if (t->n_packs == MAX_PACKS || t->finished_read) return;
-    if (!t->reader) {
+    if (!t->feed.reader) {
         const osync__buf_t *from = end_of_packs(t);
-        if (assign(&t->from, from->data, from->len)) {
+        if (assign(&t->feed.from, from->data, from->len)) {
             osync__err(&memory, OSYNC_ENOMEM, "out of memory");
             set_problem(t, &memory);
             back_off(t);
@@ -1040,7 +761,7 @@ static void read_on(osync__task_t *t) {
         return;
     }
     if (t->idle && !t->dirty && !t->want_files) return;
-    t->look_for_files = t->want_files;
+    t->feed.look_for_files = t->want_files;
     if (t->want_files) looked_at_source(t);
     t->idle = t->dirty = false;
     start_job(t, fill_work, fill_done);
@@ -1063,9 +784,9 @@ static void pump(osync__task_t *t) {
         if (now >= t->commit_at) t->commit_at = now + BACKOFF_MAX_MS;
         wake = t->commit_at;
     }
-    if (t->give_up && !t->asking) {
-        t->links.binlog_source = t->binlog_source;
-        if (assign(&t->from, t->committed.data, t->committed.len)) t->from.len = 0;
+    if (t->give_up && !t->ask.open) {
+        t->feed.links.binlog_source = t->binlog_source;
+        if (assign(&t->feed.from, t->committed.data, t->committed.len)) t->feed.from.len = 0;
         start_job(t, give_up_work, give_up_done);
         return;
     }
@@ -1083,9 +804,12 @@ static void pump(osync__task_t *t) {
         else
             set_up(t);
     }
-    if (t->ending) return;
-    /* The budget wants to know. (An answer of the tablet changes what the job looks at.) */
-    if (!t->busy && !t->asking && t->stage != RUN && !t->handed_out && now >= t->poll_at) {
+    if (t->ending) { /* since the source was asked */
+        if (!t->busy) go_to_end(t);
+        return;
+    }
+    /* The budget wants to know. (An answer of the source changes what the job looks at.) */
+    if (!t->busy && !t->ask.open && t->stage != RUN && !t->handed_out && now >= t->poll_at) {
         t->poll_at = now + t->env->config->heartbeat_ms;
         start_job(t, measure_work, measure_done);
     }
@@ -1096,7 +820,7 @@ static void pump(osync__task_t *t) {
     }
     if (!t->busy) {
         if (!t->failed && t->wait_until > now && t->wait_until < wake) wake = t->wait_until;
-        if (!t->handed_out && !t->gave_up && !t->asking && t->poll_at < wake) wake = t->poll_at;
+        if (!t->handed_out && !t->gave_up && !t->ask.open && t->poll_at < wake) wake = t->poll_at;
         if (wake != UINT64_MAX) uv_timer_start(&t->work_timer, on_work_timer, wake > now ? wake - now : 0, 0);
     }
     if (t->report_now) send_next(t);
@@ -1113,12 +837,12 @@ static void on_send_timer(uv_timer_t *timer) {
 }
 
 static void accept_pack(osync__task_t *t) {
-    pack_t *p = &t->packs[0];
+    osync__pack_t *p = &t->packs[0];
     t->rows_sent += p->count;
     move(&t->point, &p->next);
-    pack_clear(p);
+    osync__pack_clear(p);
     t->packs[0] = t->packs[1];
-    t->packs[1] = (pack_t){0};
+    t->packs[1] = (osync__pack_t){0};
     t->n_packs--;
 }
 
@@ -1219,7 +943,7 @@ static void report_reason(const osync__task_t *t, char *out, size_t size) {
         out[0] = 0;
 }
 
-static void send_request(osync__task_t *t, const pack_t *p) {
+static void send_request(osync__task_t *t, const osync__pack_t *p) {
     osync_error_t err = {0};
     char reason[sizeof t->problem.message], state[16], token[1] = "";
     Openmldb__Datasync__SendDataRequest r = OPENMLDB__DATASYNC__SEND_DATA_REQUEST__INIT;
@@ -1363,6 +1087,7 @@ int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__pa
     t->env = env;
     t->partition = partition;
     t->request = request;
+    t->ask.source = env->source;
     t->handed_out = call != NULL;
     t->ready = !t->handed_out;
     t->report_now = t->ready; /* a stored task tells its scheduler at once that it is there */
@@ -1372,15 +1097,15 @@ int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__pa
     if (t->dir) {
         t->progress_path = osync__format("%s/%s", t->dir, OSYNC__TASK_PROGRESS);
         t->hold_path = osync__format("%s/%s", t->dir, OSYNC__HOLD_PROGRESS);
-        t->binlog_dir = osync__format("%s/binlog", t->dir);
-        t->data_dir = osync__format("%s/snapshot/data", t->dir);
-        t->scratch_dir = osync__format("%s/scratch", t->dir);
+        rc = rc ? rc : osync__feed_init(&t->feed, env->config, t->dir, &t->cancel);
     }
-    if (rc || !t->dir || !t->progress_path || !t->hold_path || !t->binlog_dir || !t->data_dir || !t->scratch_dir) {
+    if (rc || !t->dir || !t->progress_path || !t->hold_path) {
         free_task(t);
         return osync__err(err, OSYNC_ENOMEM, "out of memory");
     }
-    t->links.dir = t->dir;
+    t->feed.full = request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
+    if (request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kIncrementalByTimestamp) t->feed.start_ts = request->start_ts;
+    t->feed.token_len = strlen(osync__task_token(t));
     uv_timer_init(env->loop, &t->work_timer);
     uv_timer_init(env->loop, &t->send_timer);
     uv_fs_event_init(env->loop, &t->watch);

@@ -13,8 +13,6 @@
 #define TOMB  ".fenced"
 #define CLAIM ".rebuilt"
 
-enum { FINAL_NAME_SIZE = 128 };
-
 static void answered(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (d->fp != OSYNC__FAILPOINTS) OSYNC__AFTER_POINT(d->fp);
     d->calls--;
@@ -152,24 +150,30 @@ void osync__sink_list(osync__delivery_t *d, osync__step next) {
     begun(d, d->c.sink->ops->list(d->c.sink, d->path, on_list, d));
 }
 
-static void final_name(const osync__delivery_t *d, uint64_t n, char name[FINAL_NAME_SIZE]) {
-    (void)snprintf(name, FINAL_NAME_SIZE, "part-%s-%05" PRIu32 "-%010" PRIu64 ".csv", d->task_id, d->c.pid, n);
+static void final_name(const osync__delivery_t *d, uint64_t n, const char *suffix, char name[OSYNC__FILE_NAME_SIZE]) {
+    if (d->c.is_stream)
+        (void)snprintf(name, OSYNC__FILE_NAME_SIZE, "%s-%010" PRIu64 "%s", d->task_id, n, suffix);
+    else
+        (void)snprintf(name, OSYNC__FILE_NAME_SIZE, "part-%s-%05" PRIu32 "-%010" PRIu64 ".csv", d->task_id, d->c.pid,
+                       n);
 }
 
 static void on_files(void *arg, int status, const char *const *names, size_t n, const osync_error_t *err) {
     osync__delivery_t *d = arg;
-    char name[FINAL_NAME_SIZE];
-    final_name(d, 0, name);
-    size_t prefix = strlen(name) - strlen("0000000000.csv");
+    char same[OSYNC__FILE_NAME_SIZE];
+    final_name(d, 0, "", same);
+    size_t prefix = (size_t)(strrchr(same, '-') + 1 - same);
     d->has_newest = false;
     for (size_t i = 0; i < n && !status; i++) {
-        if (strncmp(names[i], name, prefix) != 0) continue;
-        uint64_t slot = strtoull(names[i] + prefix, NULL, 10);
-        char same[FINAL_NAME_SIZE];
-        final_name(d, slot, same);
+        if (strncmp(names[i], same, prefix) != 0 || strlen(names[i]) >= sizeof same) continue;
+        const char *number = names[i] + prefix, *rest = number + strspn(number, "0123456789");
+        if (*rest && *rest != '.') continue;
+        uint64_t slot = strtoull(number, NULL, 10);
+        final_name(d, slot, rest, same);
         if (strcmp(names[i], same) != 0 || (d->has_newest && slot < d->newest)) continue;
         d->has_newest = true;
         d->newest = slot;
+        memcpy(d->newest_name, same, sizeof same);
     }
     answered(d, status, err);
 }
@@ -268,9 +272,13 @@ void osync__path_claim(osync__delivery_t *d) {
 }
 
 void osync__path_final(osync__delivery_t *d, uint64_t n) {
-    char name[FINAL_NAME_SIZE];
-    final_name(d, n, name);
+    char name[OSYNC__FILE_NAME_SIZE];
+    final_name(d, n, d->suffix, name);
     set_path(d, "%s/%s", d->dest, name);
+}
+
+void osync__path_newest(osync__delivery_t *d) {
+    set_path(d, "%s/%s", d->dest, d->newest_name);
 }
 
 void osync__path_keep(osync__delivery_t *d) {

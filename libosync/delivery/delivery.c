@@ -11,7 +11,7 @@
 #include "base/sys.h"
 #include "delivery/internal.h"
 
-enum { RETRY_MIN_MS = 100, RETRY_MAX_MS = 10000, MAX_TASK_ID = 63 };
+enum { RETRY_MIN_MS = 100, RETRY_MAX_MS = 10000, MAX_SUFFIX = 32 };
 
 static void on_wake(uv_timer_t *t);
 
@@ -41,8 +41,7 @@ void osync__answer_flush(osync__delivery_t *d, int status, const osync_error_t *
 
 static void answer_all(osync__delivery_t *d, int status, const osync_error_t *reason) {
     osync_error_t err;
-    osync__err(&err, status, "task %s, partition %u: %s", d->task_id, d->c.pid,
-               reason && reason->code ? reason->message : osync_strerror(status));
+    osync__err(&err, status, "%s: %s", d->title, reason && reason->code ? reason->message : osync_strerror(status));
     osync__answer_append(d, status, &err);
     osync__answer_flush(d, status, &err);
 }
@@ -90,11 +89,11 @@ static void retreated(osync__delivery_t *d, int status, const osync_error_t *err
     if (doomed) {
         d->doomed = false;
         d->state = OSYNC__FAILED;
-        osync__log(OSYNC_LOG_ERROR, "task %s, partition %u stops: %s", d->task_id, d->c.pid, d->reason.message);
+        osync__log(OSYNC_LOG_ERROR, "%s stops: %s", d->title, d->reason.message);
     } else {
         uint64_t pause = d->reason.code == OSYNC_ECONFLICT ? 0 : next_pause(d);
-        osync__log(OSYNC_LOG_WARN, "task %s, partition %u goes back to its committed point in %llu ms: %s", d->task_id,
-                   d->c.pid, (unsigned long long)pause, d->reason.message);
+        osync__log(OSYNC_LOG_WARN, "%s goes back to its committed point in %llu ms: %s", d->title,
+                   (unsigned long long)pause, d->reason.message);
         uv_timer_start(&d->wake, on_wake, pause, 0);
     }
     answer_all(d, OSYNC_EAGAIN, &d->reason);
@@ -235,19 +234,43 @@ static void delivery_free(osync__delivery_t *d) {
     osync__free(d->dest);
     osync__free(d->task_id);
     osync__free(d->label_text);
+    osync__free(d->suffix);
+    osync__free(d->title);
     osync__free((void *)(uintptr_t)d->c.first_point);
     osync__free(d);
 }
 
+#define LETTERS_DIGITS "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 static bool is_plain_name(const char *s) {
-    size_t n = strspn(s, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-");
-    return n > 0 && n <= MAX_TASK_ID && !s[n];
+    size_t n = strspn(s, LETTERS_DIGITS "._-");
+    return n > 0 && n < OSYNC__TASK_ID_SIZE && !s[n] && *s != '.' && *s != '_';
+}
+
+/* Without a '-', so that the last one of a final name is the one before its number: no two streams, and no number of
+ * one, ever share a name. */
+static bool is_suffix(const char *s) {
+    size_t n = strspn(s, LETTERS_DIGITS ".");
+    return !*s || (*s == '.' && n <= MAX_SUFFIX && !s[n]);
+}
+
+int osync__delivery_check_names(const char *task_id, const char *suffix, osync_error_t *err) {
+    if (!is_plain_name(task_id))
+        return osync__err(err, OSYNC_EINVAL,
+                          "the name \"%.200s\" can't be part of a file's name: use 1 to %d letters, digits, '.', '_' "
+                          "or '-', and no '.' or '_' at its beginning",
+                          task_id, OSYNC__TASK_ID_SIZE - 1);
+    if (suffix && !is_suffix(suffix))
+        return osync__err(err, OSYNC_EINVAL,
+                          "the suffix \"%.200s\" can't end a file's name: use a '.' and then up to %d letters, digits "
+                          "or '.', or nothing",
+                          suffix, MAX_SUFFIX - 1);
+    return 0;
 }
 
 int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_t **out, osync_error_t *err) {
-    if (!is_plain_name(config->task_id))
-        return osync__err(err, OSYNC_EINVAL, "the task id %s can't be part of a file's name: use a UUID",
-                          config->task_id);
+    int rc = osync__delivery_check_names(config->task_id, config->suffix, err);
+    if (rc) return rc;
     if (strlen(config->dest) > OSYNC__MAX_DEST)
         return osync__err(err, OSYNC_ETOOBIG, "the destination %.60s... is longer than %d bytes", config->dest,
                           OSYNC__MAX_DEST);
@@ -259,8 +282,11 @@ int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_
     d->c.dest = d->dest = osync__strdup(config->dest);
     d->c.task_id = d->task_id = osync__strdup(config->task_id);
     d->c.label_text = d->label_text = osync__strdup(config->label_text ? config->label_text : "");
-    int rc = osync__buf_set(&d->task_info, config->task_info, config->task_info_len);
-    if (rc || !d->c.first_point || !d->key || !d->dest || !d->task_id || !d->label_text) {
+    d->c.suffix = d->suffix = osync__strdup(config->suffix ? config->suffix : "");
+    d->title = config->is_stream ? osync__format("stream %s", config->task_id)
+                                 : osync__format("task %s, partition %u", config->task_id, config->pid);
+    rc = osync__buf_set(&d->task_info, config->task_info, config->task_info_len);
+    if (rc || !d->c.first_point || !d->key || !d->dest || !d->task_id || !d->label_text || !d->suffix || !d->title) {
         delivery_free(d);
         return osync__err(err, OSYNC_ENOMEM, "task %s: out of memory", config->task_id);
     }
@@ -288,6 +314,11 @@ const void *osync__delivery_point(const osync__delivery_t *d, size_t *len) {
     return d->point.data;
 }
 
+const void *osync__delivery_end(const osync__delivery_t *d, size_t *len) {
+    *len = d->end.len;
+    return d->end.data;
+}
+
 void osync__delivery_totals(const osync__delivery_t *d, osync__delivery_totals_t *out) {
     *out = (osync__delivery_totals_t){.rows = d->rows,
                                       .bytes = d->bytes,
@@ -313,17 +344,13 @@ int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, u
     return 0;
 }
 
-void osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg) {
+int osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg) {
     osync__waiter_t *w = osync__malloc(sizeof *w);
-    if (!w) {
-        osync_error_t err;
-        osync__err(&err, OSYNC_ENOMEM, "flush: out of memory");
-        cb(arg, err.code, &err);
-        return;
-    }
+    if (!w) return OSYNC_ENOMEM;
     *w = (osync__waiter_t){.cb = cb, .arg = arg};
     LL_APPEND(d->flush, w);
     if (d->state == OSYNC__READY || d->state == OSYNC__NEW || d->state == OSYNC__FAILED) wake_now(d);
+    return 0;
 }
 
 void osync__delivery_rewind(osync__delivery_t *d) {

@@ -1,7 +1,7 @@
-/* The committer of one partition: puts a stream of bytes on a sink exactly once, in files, by the protocol of
- * docs/delivery.md. Knows nothing of tables or rows: a caller appends chunks, each with the point where it starts and
- * ends (opaque bytes), and learns which point is committed. Only one recovery exists: back to the committed point. Loop
- * thread only. */
+/* The committer of one partition of a table, or of one stream of an embedder (stream.c): puts a stream of bytes on a
+ * sink exactly once, in files, by the protocol of docs/delivery.md. Knows nothing of tables or rows: a caller appends
+ * chunks, each with the point where it starts and ends (opaque bytes), and learns which point is committed. Only one
+ * recovery exists: back to the committed point. Loop thread only. */
 #ifndef OSYNC_DELIVERY_DELIVERY_H
 #define OSYNC_DELIVERY_DELIVERY_H
 
@@ -20,8 +20,12 @@ typedef struct osync__delivery_config {
     osync_checkpoint_t *store; /* borrowed */
     const char *key;           /* of this partition's record in the store: "part/<task id>/<pid>" */
     const char *dest;          /* the destination folder, absolute within the sink, without a trailing '/' */
-    const char *task_id;       /* a UUID, in every final name */
+    const char *task_id;       /* a UUID, or the stream's name; in every final name */
     uint32_t pid;
+    /* A stream, pid 0: its files are called "<task_id>-<n><suffix>" (suffix "", or a '.', then letters, digits, dots),
+     * and where a sink's labels can't hold its points, they are left out: what is lost is a lost store's recovery. */
+    bool is_stream;
+    const char *suffix;
     const char *label_text;    /* goes into every label as it is: one line about the origin ("db.table") */
     uint64_t roll_bytes;       /* a file is ended when it holds as much */
     uint32_t roll_interval_ms; /* and this long after its first byte */
@@ -53,6 +57,8 @@ typedef struct osync__delivery_config {
 
 typedef void (*osync__delivery_cb)(void *arg, int status, const osync_error_t *err);
 
+/* A task_id and a suffix (may be NULL) that osync__delivery_new takes. */
+int osync__delivery_check_names(const char *task_id, const char *suffix, osync_error_t *err);
 /* Strings and points are copied. Nothing happens before _start. */
 int osync__delivery_new(const osync__delivery_config_t *config, osync__delivery_t **out, osync_error_t *err);
 /* Takes the partition over in the store and recovers what a former incarnation left (steps 1 and 6 of the protocol),
@@ -61,6 +67,8 @@ void osync__delivery_start(osync__delivery_t *d);
 
 /* The committed point and totals; valid after the first on_rewind(ready). */
 const void *osync__delivery_point(const osync__delivery_t *d, size_t *len);
+/* The end of what was appended, where the next append starts; valid until the next callback. */
+const void *osync__delivery_end(const osync__delivery_t *d, size_t *len);
 typedef struct osync__delivery_totals {
     uint64_t rows, bytes, files;        /* committed, since the task began */
     uint64_t staged_rows, staged_bytes; /* not yet committed */
@@ -73,8 +81,9 @@ void osync__delivery_totals(const osync__delivery_t *d, osync__delivery_totals_t
  * the staged file was lost: see on_rewind. No chunk is ever split over two files. */
 int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, uint64_t rows, const void *start,
                            size_t start_len, const void *end, size_t end_len, osync__delivery_cb cb, void *arg);
-/* Commits what is staged now; cb when it is committed (at once if nothing is staged), or OSYNC_EAGAIN. */
-void osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg);
+/* Commits what is staged now; cb when it is committed (at once if nothing is staged), or OSYNC_EAGAIN. Non-zero
+ * (OSYNC_ENOMEM): cb is never called. */
+int osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg);
 /* Throws the staged file away: back to the committed point. on_rewind(ready true) follows. */
 void osync__delivery_rewind(osync__delivery_t *d);
 

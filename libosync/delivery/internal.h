@@ -7,6 +7,7 @@
  *   committer.c  steps 4 and 5: prepare, publish, commit
  *   recovery.c   steps 0, 1, 6, 7: take-over, fence, decide, clean; and the removal of a partition
  *   rebuild.c    what recovery does more if the store was lost: the claim, and the newest file's label
+ *   stream.c     the same for embedders (osync/stream.h); it only uses the interface
  *
  * The protocol's one simplification: a step goes on only after plain success. Everything else goes to osync__trouble,
  * which leads back to the committed point through a new incarnation. */
@@ -20,6 +21,7 @@
 enum {
     OSYNC__MAX_DEST = 2048, /* so that every path below it fits in OSYNC__PATH_SIZE */
     OSYNC__PATH_SIZE = 2560,
+    OSYNC__FILE_NAME_SIZE = 192, /* of a final name */
 };
 
 enum osync__delivery_state {
@@ -47,7 +49,8 @@ typedef struct osync__waiter {
 
 struct osync__delivery {
     osync__delivery_config_t c; /* its strings are the ones below */
-    char *key, *dest, *task_id, *label_text;
+    char *key, *dest, *task_id, *label_text, *suffix;
+    char *title; /* for messages: "task x, partition 3", "stream x" */
     osync__buf_t task_info;
     enum osync__delivery_state state;
 
@@ -63,6 +66,7 @@ struct osync__delivery {
     size_t n_found;
     bool has_newest; /* of the partition's committed files, found by listing */
     uint64_t newest;
+    char newest_name[OSYNC__FILE_NAME_SIZE]; /* a stream's suffix may have been another */
 
     /* The store. The record is changed in memory first; if storing it fails, it is read again before anything else. */
     osync__record_t rec;
@@ -91,6 +95,8 @@ struct osync__delivery {
     osync__buf_t end; /* of what was appended */
     uint64_t staged_rows, staged_bytes, file_id;
     osync__buf_t label;
+    bool short_labels; /* without points */
+    bool told_short;   /* it was logged */
     bool roll_due;
 
     /* The caller's open calls. */
@@ -143,6 +149,7 @@ void osync__path_staged(osync__delivery_t *d);
 void osync__path_entombed(osync__delivery_t *d, const osync__prepared_t *p);
 void osync__path_claim(osync__delivery_t *d);
 void osync__path_final(osync__delivery_t *d, uint64_t n);
+void osync__path_newest(osync__delivery_t *d);
 /* d->path to d->path2. */
 void osync__path_keep(osync__delivery_t *d);
 

@@ -116,12 +116,11 @@ static void durable(osync__delivery_t *d, int status, const osync_error_t *err) 
 
 static void unusable(osync__delivery_t *d, const char *why) {
     osync_error_t own;
-    osync__path_final(d, d->newest);
+    osync__path_newest(d);
     osync__err(&own, OSYNC_EEXIST,
-               "%s is the newest file of partition %" PRIu32
-               ", but %s: it doesn't say where to go on. Move it away if it "
-               "isn't the task's, else put it back as it was",
-               d->path, d->c.pid, why);
+               "%s is the newest file of %s, but %s: it doesn't say where to go on. Move it away if it isn't one of "
+               "its files, else put it back as it was",
+               d->path, d->title, why);
     osync__doom(d, &own);
 }
 
@@ -138,7 +137,8 @@ static void newest_labelled(osync__delivery_t *d, int status, const osync_error_
     osync__label_t label = {0};
     bool ours = false;
     int rc = osync__read_label(d, d->newest, &label, &ours);
-    if (!rc && ours) {
+    bool no_points = label.no_points;
+    if (!rc && ours && !no_points) {
         d->rec.files = d->newest; /* in case that the label is too old to say the totals */
         rc = osync__take_label(d, &label);
     }
@@ -148,8 +148,10 @@ static void newest_labelled(osync__delivery_t *d, int status, const osync_error_
         osync__trouble(d, rc, &own);
     } else if (!ours) {
         unusable(d, "its label is that of another file");
+    } else if (no_points) {
+        unusable(d, "its label has no position, which was too big for the sink's labels");
     } else {
-        osync__path_final(d, d->newest);
+        osync__path_newest(d);
         osync__sink_barrier(d, OSYNC__FP_rebuilt_barrier, durable); /* A12: never commit on a read */
     }
 }
@@ -168,7 +170,7 @@ static void files_listed(osync__delivery_t *d, int status, const osync_error_t *
     if (status) {
         osync__trouble(d, status, err);
     } else if (d->has_newest) {
-        osync__path_final(d, d->newest);
+        osync__path_newest(d);
         osync__sink_stat(d, newest_seen);
     } else if (d->c.start_over) {
         osync__path_claim(d);

@@ -162,6 +162,7 @@ int osync__label_pack(const osync__label_t *l, osync__buf_t *out) {
     m.rows = l->rows;
     m.bytes = l->bytes;
     m.text = (char *)l->text.data;
+    m.has_no_points = m.no_points = l->no_points;
     m.has_task = l->task.len > 0;
     m.task = view(&l->task);
     m.has_total_rows = m.has_total_bytes = m.has_total_files = l->has_totals;
@@ -184,6 +185,7 @@ int osync__label_unpack(osync__label_t *l, const void *data, size_t len) {
     l->n = m->n;
     l->rows = m->rows;
     l->bytes = m->bytes;
+    l->no_points = m->no_points;
     l->has_totals = m->has_total_rows && m->has_total_bytes && m->has_total_files;
     l->total_rows = m->total_rows;
     l->total_bytes = m->total_bytes;

@@ -12,6 +12,9 @@
 /* 128 random bits in hex: an incarnation, or the name of one attempt at a file. Never used twice. */
 enum { OSYNC__ID_BYTES = 16, OSYNC__ID_SIZE = 2 * OSYNC__ID_BYTES + 1 };
 
+/* A UUID, or a stream's name. */
+enum { OSYNC__TASK_ID_SIZE = 101 };
+
 typedef struct osync__prepared {
     uint64_t n;
     char incarnation[OSYNC__ID_SIZE];
@@ -43,10 +46,11 @@ typedef struct osync__record {
 } osync__record_t;
 
 typedef struct osync__label {
-    char task_id[64];
+    char task_id[OSYNC__TASK_ID_SIZE];
     uint32_t pid;
     uint64_t n;
     char attempt[OSYNC__ID_SIZE];
+    bool no_points; /* they didn't fit: start and end are empty */
     osync__buf_t start, end;
     uint64_t rows, bytes;
     osync__buf_t text; /* the config's label_text, with its final 0 */

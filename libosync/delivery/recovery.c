@@ -93,6 +93,7 @@ static void probe_labelled(osync__delivery_t *d, int status, const osync_error_t
 }
 
 static void probe_finished(osync__delivery_t *d, int status, const osync_error_t *err) {
+    d->short_labels = d->c.is_stream; /* whether its points fit is seen when there are some */
     if (status) {
         probe_failed(d, status, err, "creating a file");
     } else if (osync__label_file(d)) {
@@ -218,13 +219,13 @@ static void slot_label(osync__delivery_t *d, int status, const osync_error_t *er
     osync__label_t label = {0};
     bool ours = false;
     int rc = osync__read_label(d, d->rec.next, &label, &ours);
-    ours = ours && osync__buf_equal(&label.start, &d->rec.point);
+    ours = ours && !label.no_points && osync__buf_equal(&label.start, &d->rec.point);
     if (!rc && ours) rc = osync__take_label(d, &label);
     osync__label_free(&label);
     if (rc)
         out_of_memory(d);
     else if (!ours)
-        foreign_slot(d, "its label doesn't continue this task's committed point");
+        foreign_slot(d, "its label doesn't continue the committed point");
     else
         osync__sink_barrier(d, OSYNC__FP_adopt_barrier, slot_durable); /* A12: never commit on a read */
 }
@@ -276,9 +277,10 @@ static void tomb_seen(osync__delivery_t *d, int status, const osync_error_t *err
     } else if (status || !d->stat.is_dir) {
         osync__err(&own, OSYNC_ENOENT,
                    "%s is gone, so it can't be told whether file %" PRIu64
-                   " was published: somebody has cleaned %s/_osync, which must be left alone. Create the task again "
-                   "with --continue to go on after the newest file that is there",
-                   d->path, d->rec.prepared.n, d->dest);
+                   " was published: somebody has cleaned %s/_osync, which must be left alone. %s to go on after the "
+                   "newest file that is there",
+                   d->path, d->rec.prepared.n, d->dest,
+                   d->c.is_stream ? "Remove the stream's checkpoint" : "Create the task again with --continue");
         osync__doom(d, &own);
     } else { /* published, and removed by a consumer since (A10) */
         osync__sink_barrier(d, OSYNC__FP_settle_barrier, was_published);
@@ -468,10 +470,14 @@ static void replaced(osync__delivery_t *d) {
         return;
     }
     osync__path_folder(d, 0);
-    osync__err(&own, OSYNC_ECONFLICT,
-               "this partition was recovered by another scheduler, with another state folder (%s): it goes on there, "
-               "and is over here; delete the task here",
-               d->path);
+    if (d->c.is_stream)
+        osync__err(&own, OSYNC_ECONFLICT,
+                   "the stream was opened with another checkpoint (%s): it goes on there, and is over here", d->path);
+    else
+        osync__err(&own, OSYNC_ECONFLICT,
+                   "this partition was recovered by another scheduler, with another state folder (%s): it goes on "
+                   "there, and is over here; delete the task here",
+                   d->path);
     osync__doom(d, &own);
 }
 
@@ -588,7 +594,7 @@ static void take_over(osync__delivery_t *d) {
 
 static void conflict(osync__delivery_t *d) {
     osync_error_t err;
-    osync__err(&err, OSYNC_ECONFLICT, "another owner has taken this partition over (record %s)", d->key);
+    osync__err(&err, OSYNC_ECONFLICT, "another owner has taken %s over (record %s)", d->title, d->key);
     osync__doom(d, &err);
 }
 

@@ -64,8 +64,21 @@ static void checked(osync__delivery_t *d, int status, const osync_error_t *err) 
     osync__commit_staged(d);
 }
 
+static void set_label(osync__delivery_t *d);
+
 static void labelled(osync__delivery_t *d, int status, const osync_error_t *err) {
     osync_error_t own;
+    if (status == OSYNC_ETOOBIG && d->c.is_stream && !d->short_labels) {
+        if (!d->told_short)
+            osync__log(OSYNC_LOG_WARN,
+                       "%s: its files don't say where they end, so its checkpoint must not be lost: positions of %zu "
+                       "bytes don't fit into a label there (%s)",
+                       d->title, d->end.len, err->message);
+        d->told_short = true;
+        d->short_labels = true;
+        set_label(d);
+        return;
+    }
     if (status) {
         osync__err_wrap(&own, err,
                         "the label of file %" PRIu64
@@ -86,8 +99,9 @@ int osync__label_file(osync__delivery_t *d) {
     const osync__record_t *r = &d->rec;
     osync__label_t l = {.pid = d->c.pid,
                         .n = r->next,
-                        .start = view(d->point.data, d->point.len),
-                        .end = view(d->end.data, d->end.len),
+                        .no_points = d->short_labels,
+                        .start = view(d->point.data, d->short_labels ? 0 : d->point.len),
+                        .end = view(d->end.data, d->short_labels ? 0 : d->end.len),
                         .rows = d->staged_rows,
                         .bytes = d->staged_bytes,
                         .text = view(d->label_text, strlen(d->label_text) + 1),
@@ -101,12 +115,8 @@ int osync__label_file(osync__delivery_t *d) {
     return osync__label_pack(&l, &d->label);
 }
 
-static void finished(osync__delivery_t *d, int status, const osync_error_t *err) {
+static void set_label(osync__delivery_t *d) {
     osync_error_t own;
-    if (status) {
-        osync__trouble(d, status, err);
-        return;
-    }
     if (osync__label_file(d)) {
         osync__err(&own, OSYNC_ENOMEM, "a label: out of memory");
         osync__trouble(d, own.code, &own);
@@ -116,8 +126,16 @@ static void finished(osync__delivery_t *d, int status, const osync_error_t *err)
     osync__sink_set_label(d, OSYNC__FP_label, labelled);
 }
 
+static void finished(osync__delivery_t *d, int status, const osync_error_t *err) {
+    if (status)
+        osync__trouble(d, status, err);
+    else
+        set_label(d);
+}
+
 void osync__stage_end(osync__delivery_t *d) {
     d->state = OSYNC__WORKING;
+    d->short_labels = false;
     osync__sink_finish(d, OSYNC__FP_stage_finish, finished);
 }
 

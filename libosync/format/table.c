@@ -285,7 +285,9 @@ int osync__table_from_info(osync_table_t **out, const Openmldb__Nameserver__Tabl
 
 int osync_table_from_meta(osync_table_t **out, const void *meta, size_t len, osync_error_t *err) {
     *out = NULL;
-    Openmldb__Api__TableMeta *m = openmldb__api__table_meta__unpack(&osync__protobuf_allocator, len, meta);
+    osync__unpacking_t u;
+    Openmldb__Api__TableMeta *m = openmldb__api__table_meta__unpack(osync__unpacking_init(&u), len, meta);
+    if (!m && u.no_memory) return osync__err(err, OSYNC_ENOMEM, "out of memory for a table's description");
     if (!m) return osync__err(err, OSYNC_ECORRUPT, "these %zu bytes aren't an openmldb.api.TableMeta", len);
     int rc = osync__table_from_meta(out, m, err);
     openmldb__api__table_meta__free_unpacked(m, &osync__protobuf_allocator);
@@ -294,8 +296,9 @@ int osync_table_from_meta(osync_table_t **out, const void *meta, size_t len, osy
 
 int osync_table_from_info(osync_table_t **out, const void *info, size_t len, osync_error_t *err) {
     *out = NULL;
-    Openmldb__Nameserver__TableInfo *m =
-        openmldb__nameserver__table_info__unpack(&osync__protobuf_allocator, len, info);
+    osync__unpacking_t u;
+    Openmldb__Nameserver__TableInfo *m = openmldb__nameserver__table_info__unpack(osync__unpacking_init(&u), len, info);
+    if (!m && u.no_memory) return osync__err(err, OSYNC_ENOMEM, "out of memory for a table's description");
     if (!m) return osync__err(err, OSYNC_ECORRUPT, "these %zu bytes aren't an openmldb.nameserver.TableInfo", len);
     int rc = osync__table_from_info(out, m, err);
     openmldb__nameserver__table_info__free_unpacked(m, &osync__protobuf_allocator);

@@ -1,16 +1,21 @@
-/* One JSON request over HTTP and its answer; see http_client.h. */
+/* One request over HTTP and its answer; see http_client.h. */
 #include "net/http_client.h"
 
-#include <stdlib.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/buf.h"
 #include "base/error.h"
-#include "net/json.h"
 
 enum {
     MAX_ANSWER = 64 << 20,
     MAX_ERROR_TEXT = 600, /* of a server's own words in our message */
+    CONNECT_TIMEOUT_MS = 10000,
+    /* An answer may take a day. A machine that is gone is noticed nevertheless: it is asked when the connection was
+     * silent for a while. */
+    KEEPALIVE_IDLE_S = 60,
+    KEEPALIVE_INTERVAL_S = 15,
     HTTP_OK = 200,
 };
 
@@ -19,11 +24,9 @@ struct osync__http_call {
     CURL *easy;
     struct curl_slist *headers;
     char *url;
-    const ProtobufCMessageDescriptor *response;
-    osync__buf_t request;
     osync__buf_t answer;
     bool too_big;
-    osync__rpc_cb cb;
+    osync__http_cb cb;
     void *arg;
     char why[CURL_ERROR_SIZE];
 };
@@ -31,7 +34,6 @@ struct osync__http_call {
 static void call_free(osync__http_call_t *call) {
     if (call->easy) curl_easy_cleanup(call->easy);
     curl_slist_free_all(call->headers);
-    osync__buf_free(&call->request);
     osync__buf_free(&call->answer);
     osync__free(call->url);
     osync__free(call);
@@ -56,51 +58,59 @@ static void refused(const osync__http_call_t *call, long status, osync_error_t *
         osync__err(err, OSYNC_ERPC, "%s answered with HTTP status %ld: %.*s", call->url, status, len, text);
 }
 
+static void broken(const osync__http_call_t *call, CURLcode result, osync_error_t *err) {
+    long sent = 0; /* bytes of the request */
+    curl_easy_getinfo(call->easy, CURLINFO_REQUEST_SIZE, &sent);
+    int code = sent == 0 ? OSYNC_ECONN : result == CURLE_OPERATION_TIMEDOUT ? OSYNC_ETIMEOUT : OSYNC_EUNKNOWN;
+    osync__err(err, code, "%s: %s", call->url, *call->why ? call->why : curl_easy_strerror(result));
+}
+
 static void on_done(void *arg, CURL *easy, CURLcode result) {
     osync__http_call_t *call = arg;
-    ProtobufCMessage *response = NULL;
     osync_error_t err = {0};
-    osync_error_t why = {0};
     long status = 0;
     curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
     if (call->too_big)
         osync__err(&err, OSYNC_ETOOBIG, "%s: the answer is larger than %d bytes", call->url, MAX_ANSWER);
     else if (result != CURLE_OK)
-        osync__err(&err, result == CURLE_OPERATION_TIMEDOUT ? OSYNC_ETIMEOUT : OSYNC_ECONN, "%s: %s", call->url,
-                   *call->why ? call->why : curl_easy_strerror(result));
+        broken(call, result, &err);
     else if (status != HTTP_OK)
         refused(call, status, &err);
-    else if (osync__json_to_message(call->response, call->answer.data, call->answer.len, &response, &why))
-        osync__err(&err, OSYNC_ERPC, "%s answered with what isn't a %s: %s", call->url, call->response->name,
-                   why.message);
-    call->cb(call->arg, err.code, response, &err);
-    if (response) protobuf_c_message_free_unpacked(response, &osync__protobuf_allocator);
+    else if (osync__buf_append(&call->answer, "", 1))
+        osync__err(&err, OSYNC_ENOMEM, "out of memory for an answer of %s", call->url);
+    call->cb(call->arg, err.code, err.code ? NULL : (const char *)call->answer.data,
+             err.code ? 0 : call->answer.len - 1, &err);
     call_free(call);
 }
 
-int osync__http_call(osync__curl_t *curl, const char *url, const ProtobufCMessage *request,
-                     const ProtobufCMessageDescriptor *response, uint32_t timeout_ms, osync__rpc_cb cb, void *arg,
-                     osync__http_call_t **out, osync_error_t *err) {
+int osync__http_call(osync__curl_t *curl, const char *url, const char *json, uint32_t timeout_ms, osync__http_cb cb,
+                     void *arg, osync__http_call_t **out, osync_error_t *err) {
     osync__http_call_t *call = osync__calloc(1, sizeof *call);
     struct curl_slist *more = NULL;
     int rc = OSYNC_ENOMEM;
     if (out) *out = NULL;
     if (!call) goto done;
     call->curl = curl;
-    call->response = response;
     call->cb = cb;
     call->arg = arg;
     call->url = osync__strdup(url);
     call->easy = curl_easy_init();
-    if (!call->url || !call->easy || osync__message_to_json(request, OSYNC__JSON_BRPC, &call->request)) goto done;
-    call->headers = curl_slist_append(NULL, "Content-Type: application/json");
-    if (call->headers) more = curl_slist_append(call->headers, "Expect:"); /* no waiting for "100 Continue" */
-    if (!more) goto done;
+    if (!call->url || !call->easy) goto done;
     curl_easy_setopt(call->easy, CURLOPT_URL, url);
     curl_easy_setopt(call->easy, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, call->headers);
-    curl_easy_setopt(call->easy, CURLOPT_POSTFIELDS, call->request.data);
-    curl_easy_setopt(call->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->request.len);
+    if (json) {
+        call->headers = curl_slist_append(NULL, "Content-Type: application/json");
+        if (call->headers) more = curl_slist_append(call->headers, "Expect:"); /* no waiting for "100 Continue" */
+        if (!more || curl_easy_setopt(call->easy, CURLOPT_COPYPOSTFIELDS, json)) goto done;
+        curl_easy_setopt(call->easy, CURLOPT_HTTPHEADER, call->headers);
+    }
+    /* On a kept connection that turns out to be dead, libcurl sends a request again. */
+    curl_easy_setopt(call->easy, CURLOPT_FRESH_CONNECT, 1L);
+    curl_easy_setopt(call->easy, CURLOPT_FORBID_REUSE, 1L);
+    curl_easy_setopt(call->easy, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_TIMEOUT_MS);
+    curl_easy_setopt(call->easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(call->easy, CURLOPT_TCP_KEEPIDLE, (long)KEEPALIVE_IDLE_S);
+    curl_easy_setopt(call->easy, CURLOPT_TCP_KEEPINTVL, (long)KEEPALIVE_INTERVAL_S);
     curl_easy_setopt(call->easy, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
     curl_easy_setopt(call->easy, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(call->easy, CURLOPT_WRITEDATA, call);

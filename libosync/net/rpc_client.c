@@ -110,13 +110,18 @@ static void client_unref(osync__rpc_client_t *client) {
 
 /* ---- calls ---- */
 
-static void on_call_closed(uv_handle_t *handle) {
-    call_t *call = handle->data;
-    osync__rpc_client_t *client = call->client;
+static void call_free(call_t *call) {
+    if (!call) return;
     osync__buf_free(&call->message);
     osync__buf_free(&call->attachment);
     osync__free(call->name);
     osync__free(call);
+}
+
+static void on_call_closed(uv_handle_t *handle) {
+    call_t *call = handle->data;
+    osync__rpc_client_t *client = call->client;
+    call_free(call);
     client_unref(client);
 }
 
@@ -455,6 +460,11 @@ static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **
     if (!conn) return osync__err(err, OSYNC_ENOMEM, "out of memory for a connection to %s", endpoint);
     conn->client = client;
     (void)snprintf(conn->endpoint, sizeof conn->endpoint, "%s", endpoint);
+    HASH_ADD_STR(client->conns, endpoint, conn);
+    if (!conn->hh.tbl) {
+        osync__free(conn);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory for a connection to %s", endpoint);
+    }
     struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     /* An address needs no look-up and no worker: without a callback this is done at once. */
@@ -466,6 +476,7 @@ static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **
         hints.ai_flags = AI_NUMERICSERV;
         int uvrc = uv_getaddrinfo(client->loop, &conn->lookup, on_lookup, host, port, &hints);
         if (uvrc) {
+            HASH_DEL(client->conns, conn);
             osync__free(conn);
             return osync__err(err, OSYNC_ECONN, "%s cannot be connected to: %s", endpoint, uv_strerror(uvrc));
         }
@@ -477,7 +488,6 @@ static int conn_new(osync__rpc_client_t *client, const char *endpoint, conn_t **
     conn->timer.data = conn;
     conn->refs++;
     client->refs++;
-    HASH_ADD_STR(client->conns, endpoint, conn);
     uv_timer_start(&conn->timer, on_connect_timeout, client->connect_timeout_ms, 0);
     if (numeric) connect_next(conn);
     *out = conn;
@@ -529,15 +539,13 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
 
     call = osync__calloc(1, sizeof *call);
     if (!call || !(call->name = osync__format("%s/%s", service, method))) {
-        osync__free(call);
+        call_free(call);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
     }
     if (osync__message_append(&message, request) ||
         (conn->state == CONNECTING && osync__buf_append(&call->attachment, attachment, attachment_len))) {
         osync__buf_free(&message);
-        osync__buf_free(&call->attachment);
-        osync__free(call->name);
-        osync__free(call);
+        call_free(call);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
     }
     call->id = ++client->last_id;
@@ -547,10 +555,15 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
     call->cb = cb;
     call->arg = arg;
     call->timeout_ms = timeout_ms;
+    HASH_ADD(hh, client->calls, id, sizeof call->id, call);
+    if (!call->hh.tbl) {
+        osync__buf_free(&message);
+        call_free(call);
+        return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
+    }
     uv_timer_init(client->loop, &call->timer);
     call->timer.data = call;
     client->refs++;
-    HASH_ADD(hh, client->calls, id, sizeof call->id, call);
     DL_APPEND(conn->calls, call);
     if (timeout_ms) uv_timer_start(&call->timer, on_call_timer, timeout_ms, 0);
     if (conn->state == CONNECTING) {

@@ -7,7 +7,6 @@
 #include "net/rpc_server.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <utlist.h>
@@ -207,14 +206,18 @@ void osync__rpc_reply_http(osync__rpc_call_t *call, int status, const char *cont
     osync__call_end(call);
 }
 
+static int append_text(const char *text, size_t len, void *out) {
+    return osync__buf_append(out, text, len) ? -1 : 0;
+}
+
 void osync__rpc_reply_json(osync__rpc_call_t *call, json_t *page) {
     static const char nomem[] = "out of memory\n";
-    char *text = page ? json_dumps(page, JSON_INDENT(2)) : NULL;
-    if (text)
-        osync__rpc_reply_http(call, 200, "application/json", text, strlen(text));
+    osync__buf_t text = {0};
+    if (page && !json_dump_callback(page, append_text, &text, JSON_INDENT(2)))
+        osync__rpc_reply_http(call, 200, "application/json", text.data, text.len);
     else
         osync__rpc_reply_http(call, 500, "text/plain", nomem, sizeof nomem - 1);
-    free(text); /* jansson's */
+    osync__buf_free(&text);
     json_decref(page);
 }
 

@@ -775,6 +775,10 @@ static int add_name(osync__audit_t *a, const char *name) {
         if (!t) return OSYNC_ENOMEM;
         memcpy(t->id, id, sizeof t->id);
         HASH_ADD_STR(a->tasks, id, t);
+        if (!t->hh.tbl) {
+            osync__free(t);
+            return OSYNC_ENOMEM;
+        }
     }
     if (a->n_files == a->cap_files) {
         size_t cap = a->cap_files ? 2 * a->cap_files : 256;
@@ -845,7 +849,10 @@ int osync__audit_know(osync__audit_t *a, const char *task_id, uint32_t pid, cons
         return rc;
     }
     HASH_ADD(hh, a->known, key, sizeof k->key, k);
-    return 0;
+    if (k->hh.tbl) return 0;
+    osync__record_free(&k->rec);
+    osync__free(k);
+    return osync__err(err, OSYNC_ENOMEM, "out of memory");
 }
 
 void osync__audit_run(osync__audit_t *a) {

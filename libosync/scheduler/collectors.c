@@ -55,6 +55,11 @@ void osync__sched_seen(osync_scheduler_t *s, const char *endpoint, osync__kind_t
             return;
         }
         HASH_ADD_KEYPTR(hh, s->seen, x->endpoint, strlen(x->endpoint), x);
+        if (!x->hh.tbl) {
+            osync__free(x->endpoint);
+            osync__free(x);
+            return;
+        }
     }
     if (kind) x->kind = kind;
     x->ms = osync__wall_ms();
@@ -125,14 +130,15 @@ static item_t *item_of(list_t *l, const char *endpoint) {
     if (x) return x;
     x = osync__calloc(1, sizeof *x);
     if (x) x->endpoint = osync__strdup(endpoint);
-    if (!x || !x->endpoint) {
-        osync__free(x);
-        l->rc = OSYNC_ENOMEM;
-        return NULL;
+    if (x && x->endpoint) {
+        osync__host_of(endpoint, x->host);
+        HASH_ADD_KEYPTR(hh, l->items, x->endpoint, strlen(x->endpoint), x);
+        if (x->hh.tbl) return x;
+        osync__free(x->endpoint);
     }
-    osync__host_of(endpoint, x->host);
-    HASH_ADD_KEYPTR(hh, l->items, x->endpoint, strlen(x->endpoint), x);
-    return x;
+    osync__free(x);
+    l->rc = OSYNC_ENOMEM;
+    return NULL;
 }
 
 static void add_partition(list_t *l, char ***texts, size_t *n, const osync__sub_t *sub) {

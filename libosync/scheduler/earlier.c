@@ -117,6 +117,10 @@ static int add(find_t *f, size_t n_names, const char *name) {
         if (!t) return OSYNC_ENOMEM;
         memcpy(t->id, id, sizeof t->id);
         HASH_ADD_STR(e->tasks, id, t);
+        if (!t->hh.tbl) {
+            osync__free(t);
+            return OSYNC_ENOMEM;
+        }
     }
     t->files++;
     HASH_FIND(hh, e->parts, &key, sizeof key, p);
@@ -127,6 +131,10 @@ static int add(find_t *f, size_t n_names, const char *name) {
         p->task = t;
         p->newest = p->oldest = n;
         HASH_ADD(hh, e->parts, key, sizeof key, p);
+        if (!p->hh.tbl) {
+            osync__free(p);
+            return OSYNC_ENOMEM;
+        }
     }
     if (n > p->newest) p->newest = n;
     if (n < p->oldest) p->oldest = n;

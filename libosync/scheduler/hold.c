@@ -57,6 +57,11 @@ static void is_unknown_now(osync_scheduler_t *s, const char *collector) {
     }
     u->until_mono = osync__mono_ms() + OSYNC__HOLD_UNKNOWN_MS;
     HASH_ADD_KEYPTR(hh, s->hold_unknown, u->collector, strlen(u->collector), u);
+    if (!u->hh.tbl) {
+        osync__free(u->collector);
+        osync__free(u);
+        return;
+    }
     osync__log(OSYNC_LOG_INFO, "collector %s can't hold logs for a fail-over: it doesn't know HoldLog", collector);
 }
 

@@ -158,6 +158,10 @@ static void on_addresses(uv_getaddrinfo_t *req, int status, struct addrinfo *res
         if (h) {
             memcpy(h->name, q->name, sizeof h->name);
             HASH_ADD_STR(hosts->known, name, h);
+            if (!h->hh.tbl) {
+                osync__free(h);
+                h = NULL;
+            }
         }
     }
     if (h) {

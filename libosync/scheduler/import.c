@@ -428,9 +428,13 @@ static int add(osync_scheduler_t *s, const char *name, osync_error_t *err) {
     if (!i) goto nomem;
     i->s = s;
     i->tid = (uint32_t)tid;
+    HASH_ADD(hh, s->imports, tid, sizeof i->tid, i);
+    if (!i->hh.tbl) {
+        osync__free(i);
+        goto nomem;
+    }
     i->folder = folder;
     folder = NULL;
-    HASH_ADD(hh, s->imports, tid, sizeof i->tid, i);
 done:
     osync__free(parts);
     osync__free(folder);

@@ -39,7 +39,7 @@
 #include "scheduler/catalog.h"
 #include "scheduler/hosts.h"
 #include "scheduler/scheduler.pb-c.h"
-#include "scheduler/sinks.h"
+#include "sink/sinks.h"
 
 enum {
     OSYNC__MAX_TASKS = 10000,
@@ -236,6 +236,7 @@ struct osync_scheduler {
 
     osync__catalog_t *catalog;
     osync_checkpoint_t *store;
+    bool store_borrowed;
     osync__pool_t *pool;
     osync__rpc_client_t *client;
     osync__rpc_server_t *server;
@@ -279,8 +280,6 @@ struct osync_scheduler {
 /* What a test replaces; NULL members are the real ones. The scheduler owns the catalog once it is made. */
 typedef struct osync__scheduler_parts {
     osync__catalog_t *catalog;
-    osync__sink_maker make_sink;
-    void *make_sink_arg;
 } osync__scheduler_parts_t;
 
 int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_scheduler_config_t *config,

@@ -254,7 +254,7 @@ static void on_subs(void *arg, int status, const osync_checkpoint_entry_t *entri
     for (size_t i = 0; i < n && !bad && !status; i++)
         if (load_sub(s, &entries[i])) bad = entries[i].key;
     /* Before anybody is told that there is no such task. */
-    if (!bad && osync__sched_import_find(s, &own)) bad = own.message;
+    if (!bad && s->state_dir && osync__sched_import_find(s, &own)) bad = own.message;
     if (bad || s->closing) {
         forget_all(s);
         if (bad) load_failed(s, bad);
@@ -385,10 +385,13 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
     osync_scheduler_config_t own = defaults, *c = &own;
     int rc = osync__config_take(&own, sizeof own, config, "osync_scheduler_config_init", err);
     if (rc) return rc;
-    if (!c->state_dir || !*c->state_dir) return osync__err(err, OSYNC_ECONFIG, "scheduler: state_dir is required");
+    bool has_dir = c->state_dir && *c->state_dir;
+    if (!has_dir && !c->checkpoint) return osync__err(err, OSYNC_ECONFIG, "scheduler: state_dir is required");
     if (c->check_period_ms == 0 || c->worker_threads == 0 || c->roll_bytes == 0 || c->request_timeout_ms == 0)
         return osync__err(err, OSYNC_ECONFIG,
                           "scheduler: check period, request timeout, worker threads and roll size must be above 0");
+    if (c->checkpoint && c->checkpoint->ops->size < sizeof(osync_checkpoint_ops_t))
+        return osync__err(err, OSYNC_ECONFIG, "scheduler: checkpoint->ops->size isn't sizeof(osync_checkpoint_ops_t)");
     if (c->port < 0 || c->port > 65535)
         return osync__err(err, OSYNC_ECONFIG, "scheduler: port %d is out of range", c->port);
     if (!(parts && parts->catalog) && (!c->zk_cluster || !*c->zk_cluster))
@@ -413,12 +416,13 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
         s->hold_period_ms =
             c->check_period_ms > OSYNC__HOLD_PERIOD_MS / 3 ? 3 * c->check_period_ms : OSYNC__HOLD_PERIOD_MS;
     snprintf(s->load_error, sizeof s->load_error, "the scheduler is starting: its stored tasks are being read");
-    if (osync__buf_printf(&path, "%s/checkpoint.db", c->state_dir) || osync__buf_append(&path, "", 1) ||
-        osync__sched_set(&s->store_path, (const char *)path.data) ||
+    int no_path = c->checkpoint ? osync__buf_printf(&path, "the program's own checkpoint")
+                                : osync__buf_printf(&path, "%s/checkpoint.db", c->state_dir);
+    if (no_path || osync__buf_append(&path, "", 1) || osync__sched_set(&s->store_path, (const char *)path.data) ||
         osync__sched_set(&s->host, c->host && *c->host ? c->host : "0.0.0.0") ||
         osync__sched_set(&s->advertised, c->advertised_endpoint) || osync__sched_set(&s->zk_cluster, c->zk_cluster) ||
         osync__sched_set(&s->zk_root, c->zk_root_path ? c->zk_root_path : "/openmldb") ||
-        osync__sched_set(&s->zk_cert, c->zk_cert) || osync__sched_set(&s->state_dir, c->state_dir) ||
+        osync__sched_set(&s->zk_cert, c->zk_cert) || osync__sched_set(&s->state_dir, has_dir ? c->state_dir : NULL) ||
         osync__sched_set(&s->timezone, c->csv_timezone) || copy(&s->sinks_config.hadoop_conf_dir, c->hadoop_conf_dir) ||
         copy(&s->sinks_config.hadoop_user, c->hadoop_user) || copy(&s->sinks_config.default_fs, c->default_fs)) {
         osync__buf_free(&path);
@@ -426,11 +430,11 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
         return osync__err(err, OSYNC_ENOMEM, "scheduler: out of memory");
     }
     osync__buf_free(&path);
-    if (parts) {
-        s->catalog = parts->catalog;
-        s->sinks_config.make = parts->make_sink;
-        s->sinks_config.make_arg = parts->make_sink_arg;
-    }
+    s->store = c->checkpoint;
+    s->store_borrowed = c->checkpoint != NULL;
+    s->sinks_config.make = c->make_sink;
+    s->sinks_config.make_arg = c->make_sink_arg;
+    if (parts) s->catalog = parts->catalog;
     *out = s;
     return 0;
 }
@@ -441,9 +445,9 @@ int osync_scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_sc
 }
 
 int osync_scheduler_start(osync_scheduler_t *s, osync_error_t *err) {
-    int rc = osync__mkdirs(s->state_dir, err);
+    int rc = s->state_dir ? osync__mkdirs(s->state_dir, err) : 0;
     if (rc) return rc;
-    rc = osync_sqlite_checkpoint_new(&s->store, s->loop, s->store_path, err);
+    rc = s->store_borrowed ? 0 : osync_sqlite_checkpoint_new(&s->store, s->loop, s->store_path, err);
     if (rc) return rc;
     rc = osync__pool_new(s->loop, s->worker_threads, &s->pool, err);
     if (rc) return rc;
@@ -565,7 +569,7 @@ static void next_step(osync_scheduler_t *s) {
         }
         break;
     case 3:
-        if (s->store) {
+        if (s->store && !s->store_borrowed) {
             osync__sched_hold(s);
             s->store->ops->close(s->store, on_part_closed, s);
         }
@@ -590,7 +594,7 @@ void osync__sched_drop(osync_scheduler_t *s) {
 }
 
 void osync_scheduler_close(osync_scheduler_t *s, void (*cb)(void *arg), void *arg) {
-    if (s->closing) return;
+    if (!s || s->closing) return;
     s->closed = cb;
     s->closed_arg = arg;
     s->closing = 1;

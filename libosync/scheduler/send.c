@@ -150,9 +150,16 @@ void osync__sched_work_go_on(osync__sub_t *sub) {
     if (w && w->stage == SAVING && !w->abandoned) finish(w, 0, NULL, 0);
 }
 
+/* Ends the file; `cb` in any case, perhaps from inside. */
+static void end_file(osync__work_t *w, osync__delivery_cb cb) {
+    osync_error_t err;
+    int rc = osync__delivery_flush(w->sub->delivery, cb, w);
+    if (rc) cb(w, osync__err(&err, rc, "the end of a file: %s", osync_strerror(rc)), &err);
+}
+
 static void flush(osync__work_t *w) {
     w->stage = FLUSHING;
-    osync__delivery_flush(w->sub->delivery, on_flushed, w);
+    end_file(w, on_flushed);
 }
 
 static void on_appended(void *arg, int status, const osync_error_t *err) {
@@ -237,7 +244,7 @@ static void on_encoded(osync__job_t *job) {
     }
     if (sub->columns != 0 && sub->columns != w->schema->n_columns && sub->ready) {
         w->stage = TURNING; /* one file has one schema */
-        osync__delivery_flush(sub->delivery, on_turned, w);
+        end_file(w, on_turned);
         return;
     }
     sub->columns = w->schema->n_columns;

@@ -246,8 +246,9 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
             osync__sched_set(&sub->des_endpoint, from->des_endpoint))
             goto nomem;
     }
-    osync__free(pids);
     HASH_ADD(hh, s->tasks, tid, sizeof t->tid, t);
+    if (!t->hh.tbl) goto nomem;
+    osync__free(pids);
     s->n_subs += t->n_subs;
     *out = t;
     return 0;

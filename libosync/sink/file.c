@@ -296,6 +296,15 @@ static void fail_attr(op_t *op, int errnum, const char *what) {
     FAIL_ERRNO(op, errnum, "%s of %s", what, op->path);
 }
 
+/* Parts of a label that doesn't fit take the room of a shorter one. */
+static void remove_parts(int fd, unsigned from, unsigned to) {
+    char name[OSYNC__LABEL_NAME_SIZE];
+    for (unsigned i = from; i < to; i++) {
+        osync__label_name(i, name);
+        (void)fremovexattr(fd, name);
+    }
+}
+
 static void work_set_label(op_t *op) {
     osync__buf_t value = {0};
     char name[OSYNC__LABEL_NAME_SIZE];
@@ -315,7 +324,10 @@ static void work_set_label(op_t *op) {
         OSYNC__BEFORE(local_setxattr);
         if (fsetxattr(fd, name, value.data, value.len, 0)) fail_attr(op, errno, "set label");
         OSYNC__AFTER(local_setxattr);
-        if (op->status) goto done;
+        if (op->status) {
+            remove_parts(fd, i + 1, osync__label_parts(op->len));
+            goto done;
+        }
     }
     sync_file(op, fd, op->path);
 done:

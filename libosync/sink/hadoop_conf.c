@@ -111,7 +111,11 @@ static int put(osync__hadoop_conf_t *conf, char *name, char *value, bool final) 
     p->value = value;
     p->final = final;
     HASH_ADD_KEYPTR(hh, conf->properties, p->name, strlen(p->name), p);
-    return 0;
+    if (p->hh.tbl) return 0;
+    osync__free(name);
+    osync__free(value);
+    osync__free(p);
+    return OSYNC_ENOMEM;
 }
 
 static void on_end(void *arg, const XML_Char *tag) {

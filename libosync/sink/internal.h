@@ -13,9 +13,9 @@
  * `user.osync.label.2`... The first byte of the first one is the number of parts; it is written last, so where it is,
  * all parts are. */
 #define OSYNC__LABEL_ATTR      "user.osync.label"
-#define OSYNC__LABEL_PART_SIZE 12288u /* HDFS allows 16 KiB of name and value, btrfs a little less than 16 KiB */
-#define OSYNC__LABEL_LIMIT     65536u /* the interface's promise */
-#define OSYNC__LABEL_MAX_PARTS 6u     /* enough for the limit and the count */
+#define OSYNC__LABEL_PART_SIZE 12288u  /* HDFS allows 16 KiB of name and value, btrfs a little less than 16 KiB */
+#define OSYNC__LABEL_LIMIT     147456u /* the interface's promise: two positions of a stream, and 16 KiB */
+#define OSYNC__LABEL_MAX_PARTS 13u     /* enough for the limit and the count; HDFS allows 32 attributes */
 #define OSYNC__LABEL_NAME_SIZE 32u
 
 /* Number of parts of a label of `len` bytes. */

@@ -1,6 +1,7 @@
 """The installed tree as an operator of OpenMLDB meets it: its layout, bin/start.sh, the configuration files of
 OpenMLDB's packages, systemd units."""
 
+import json
 import os
 import pathlib
 import re
@@ -268,6 +269,81 @@ def test_every_key_of_openmldb(build, tmp_path, name, heading, keys, form):
     assert not honoured - set(table), "not in docs/migration.md"
     for key in keys:
         assert ("no meaning" in table[key]) == (key in ignored), table[key]
+
+
+def manual(page):
+    """The source of a manual page, without what only matters for its looks."""
+    return re.sub(r"\\f.", "", (TOP / f"docs/man/{page}.in").read_text().replace("\\-", "-"))
+
+
+def help_of(command, **env):
+    done = subprocess.run([*command, "--help"], check=True, capture_output=True, text=True, env={**os.environ, **env})
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "name, page", [("osync-collectord", "data_collector.flags.5"), ("osync-syncd", "synctool.properties.5")]
+)
+def test_manual_of_a_configuration_file(build, name, page):
+    """Every key, with its default, and no other."""
+    keys = dict(re.findall(r"^  ([a-z_.]+) \((.*)\)$", help_of([build / "daemons" / name]), re.M))
+    described = {}
+    for entry in re.findall(r"^\.TP\n(.*?)(?=^\.(?:TP|SS|SH))", manual(page), re.M | re.S):
+        key = re.match(r"\.B ([a-z_.]+)=", entry).group(1)
+        default = re.search(r"^Default: (.*)$", entry, re.M)
+        described[key] = default.group(1) if default else ""
+    assert len(keys) > 15 and described == keys
+
+
+@pytest.mark.parametrize(
+    "page", ["osync-collectord.8", "osync-syncd.8", "osync-dump.1", "synctool_helper.py.1", "osync.1"]
+)
+def test_manual_of_a_command(build, page):
+    """Every option that --help names, of each of its commands too, and no other."""
+    name = page[:-2]
+    commands, env = [()], {}
+    if name == "osync":
+        program = [sys.executable, "-B", "-m", "osync.cli"]
+        env = {"PYTHONPATH": str(TOP / "bindings/python"), "OSYNC_LIBRARY": str(build / "libosync/libosync.so")}
+        commands += [(c,) for c in re.findall(r"^    ([a-z][a-z-]*)(?: |$)", help_of(program, **env), re.M)]
+        assert len(commands) > 10
+        assert {c for c, in commands[1:]} == set(re.findall(r"^\.TP\n\.B[IR]? ([a-z][a-z-]*)", manual(page), re.M))
+    elif name == "synctool_helper.py":
+        program = [sys.executable, TOP / "bindings/python" / name]
+    else:
+        program = [build / ("examples" if name == "osync-dump" else "daemons") / name]
+    text = "".join(help_of([*program, *c], **env) for c in commands)
+    option = r"(?<![\w-])--?[a-z][\w-]*"
+    offered = [re.findall(option, line.split("  ")[1]) for line in re.findall(r"^  -.*", text, re.M)]
+    tags = [re.findall(option, line) for line in re.findall(r"^\.TP\n(.*)", manual(page), re.M)]
+    described = {o for found in tags for o in found}
+    assert {o for found in offered for o in found} <= described
+    assert described - {"--key"} <= set(re.findall(option, text))
+
+
+def test_manual_pages_are_installed(installed):
+    for source in (TOP / "docs/man").glob("*.in"):
+        text = next(installed.rglob(f"man{source.stem[-1]}/{source.stem}")).read_text()
+        assert text.startswith(".TH ") and not re.search("@[a-z_]+@", text), source
+    for header in next(installed.rglob("osync/error.h")).parent.glob("*.h"):
+        assert f"osync/{header.name}" in manual("libosync.3")
+
+
+def test_system_tree(build, tmp_path):
+    """-Dtree=system: no package of OpenMLDB's, but the places of a distribution."""
+    source = tmp_path / "build"
+    command = ["meson", "setup", source, TOP, "-Dtree=system", "-Dtests=false", "--prefix=/usr"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    plan = subprocess.run(
+        ["meson", "introspect", "--install-plan", source], check=True, capture_output=True, text=True
+    )
+    places = {place["destination"] for group in json.loads(plan.stdout).values() for place in group.values()}
+    text = (source / "daemons/osync-syncd.service").read_text()
+    assert "ExecStart=/usr/bin/osync-syncd -c /etc/osync/synctool.properties\n" in text and "\nUser=osync\n" in text
+    text = (source / "daemons/synctool.properties").read_text()
+    assert "\nsync_task.progress_path=/var/lib/osync/syncd\n" in text
+    for part in ("start.sh", "synctool.sh", "tools/"):
+        assert not [p for p in places if part in p]
 
 
 def test_start_stop_restart_and_a_task(build, package, zookeeper):

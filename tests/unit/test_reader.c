@@ -88,7 +88,7 @@ static int resume_golden(const char *partition) {
     (void)snprintf(g.binlog, sizeof g.binlog, "%s/binlog", partition);
     path.len = 0;
     assert_int_equal(osync__buf_printf(&path, "%s/snapshot", partition), 0);
-    g.has_snapshot = !osync_snapshot_name((char *)path.data, &g.name, &err);
+    g.has_snapshot = !osync_snapshot_name(&g.name, (char *)path.data, &err);
     (void)snprintf(g.snapshot, sizeof g.snapshot, "%s/snapshot/%s", partition, g.name.name);
     (void)snprintf(g.scratch, sizeof g.scratch, "/tmp/osync-reader-XXXXXX");
     assert_non_null(mkdtemp(g.scratch));

@@ -799,7 +799,7 @@ static int sink_remove(osync_sink_t *sink, const char *path, bool recursive, osy
 
 static int make_sink(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *scheme, const char *authority,
                      osync_error_t *err) {
-    assert_string_equal(scheme, "file");
+    if (strcmp(scheme, "file") != 0) return osync__err(err, OSYNC_ENOTSUP, "%s:// is not supported", scheme);
     int rc = osync_file_sink_new(out, loop, 2, err);
     if (rc) return rc;
     real_ops = (*out)->ops;
@@ -819,7 +819,7 @@ static void start(env_t *e) {
     catalog_t *c = calloc(1, sizeof *c);
     c->base.ops = &catalog_ops;
     c->env = e;
-    osync__scheduler_parts_t parts = {.catalog = &c->base, .make_sink = make_sink};
+    osync__scheduler_parts_t parts = {.catalog = &c->base};
     if (osync__scheduler_new(&e->s, &e->loop, &e->config, &parts, &err) || osync_scheduler_start(e->s, &err))
         fail_msg("%s", err.message);
     WAIT(e, e->s->loaded);
@@ -878,6 +878,7 @@ static env_t *new_env(uint32_t check_ms) {
     e->config.check_period_ms = check_ms;
     e->config.request_timeout_ms = 5000;
     e->config.csv_timezone = "UTC";
+    e->config.make_sink = make_sink;
     start(e);
     return e;
 }
@@ -995,6 +996,36 @@ static void defect_21_a_restart_neither_loses_nor_repeats(void **state) {
     feed(e, 5, 0, 6, 9, 6, 3);
     WAIT(e, shown(e, 5, 0).count == 9);
     expect_rows(e, "t1", 9);
+    end_env(e);
+}
+
+static void a_checkpoint_of_ones_own(void **state) {
+    env_t *e = new_env(NEVER);
+    char path[160], none[160];
+    osync_error_t err;
+    snprintf(path, sizeof path, "%s/own.db", e->dir);
+    snprintf(none, sizeof none, "%s/none", e->dir);
+    stop(e);
+    assert_int_equal(osync_sqlite_checkpoint_new(&e->config.checkpoint, &e->loop, path, &err), 0);
+    e->config.state_dir = NULL;
+    start(e);
+    create_ok(e, "t1", 2);
+    feed(e, 5, 0, 0, 6, 0, 6);
+    e->config.roll_interval_ms = 1;
+    e->config.state_dir = none; /* where SyncTool's tasks would be, nothing else */
+    restart(e);
+    feed(e, 5, 0, 0, 6, 0, 6);
+    WAIT(e, shown(e, 5, 0).count == 6);
+    stop(e);
+    assert_int_equal(rmdir(none), 0); /* empty */
+    bool closed = false;
+    e->config.checkpoint->ops->close(e->config.checkpoint, on_flag, &closed);
+    WAIT(e, closed);
+    expect_rows(e, "t1", 6);
+    e->config.checkpoint = NULL;
+    osync_scheduler_t *s = NULL;
+    e->config.state_dir = "";
+    assert_int_equal(osync_scheduler_new(&s, &e->loop, &e->config, &err), OSYNC_ECONFIG);
     end_env(e);
 }
 
@@ -1620,13 +1651,30 @@ static void defect_54_destinations_are_checked(void **state) {
         }
         free(target);
     }
+    /* A maker of its own knows more schemes, and what their hosts mean. */
+    osync_error_t other = {0};
+    char *target = NULL;
+    bool closed = false;
+    osync__sinks_close(sinks, on_flag, &closed);
+    config.make = make_sink;
+    assert_int_equal(osync__sinks_new(&loop, &config, &sinks), 0);
+    assert_int_equal(osync__dest_resolve(sinks, "S3+x://bucket//a", &target, &other), 0);
+    assert_string_equal(target, "s3+x://bucket/a");
+    free(target);
+    assert_int_equal(osync__dest_resolve(sinks, "mem:///a", &target, &other), 0);
+    assert_string_equal(target, "mem:///a");
+    free(target);
+    target = NULL;
+    assert_int_equal(osync__dest_resolve(sinks, "3s://b/a", &target, &other), OSYNC_ENOTSUP);
+    assert_int_equal(osync__dest_resolve(sinks, "seventeen.letters://b/a", &target, &other), OSYNC_ENOTSUP);
+
     char long_dest[2100] = "hdfs://nn:8020/"; /* longer than delivery takes */
     memset(long_dest + strlen(long_dest), 'x', 2050);
     osync_error_t too_long = {0};
     char *none = NULL;
     assert_int_equal(osync__dest_resolve(sinks, long_dest, &none, &too_long), OSYNC_EINVAL);
     assert_non_null(strstr(too_long.message, "longer than 2048 bytes"));
-    bool closed = false;
+    closed = false;
     osync__sinks_close(sinks, on_flag, &closed);
     assert_true(closed);
     uv_loop_close(&loop);
@@ -2645,6 +2693,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_sync_from_create_to_end),
         cmocka_unit_test(defect_21_a_restart_neither_loses_nor_repeats),
+        cmocka_unit_test(a_checkpoint_of_ones_own),
         cmocka_unit_test(defect_22_a_repeated_request_is_taken_once),
         cmocka_unit_test(unknown_and_outdated_collectors_are_told_so),
         cmocka_unit_test(an_original_collector_is_told_done_only_about_committed_rows),

@@ -291,6 +291,26 @@ static void file_labels(void **state) {
     close_sink(sink);
 }
 
+/* A label that doesn't fit leaves the room as it was: a short one does. */
+static void file_labels_of_every_size(void **state) {
+    (void)state;
+    osync_sink_t *sink = file_sink();
+    result_t r = {0};
+    char *big = calloc(1, OSYNC__LABEL_LIMIT), name[16];
+    for (size_t last = 100; last < 4200; last += 100) { /* bytes of the last part, which is set first */
+        size_t len = 2 * OSYNC__LABEL_PART_SIZE + last - 1;
+        snprintf(name, sizeof name, "l%zu", last);
+        put_file(sink, in(name), "x");
+        if (CALL(sink, r, set_label, in(name), big, len)) {
+            assert_true(r.status == OSYNC_ETOOBIG || r.status == OSYNC_ENOTSUP);
+            if (r.status == OSYNC_ETOOBIG) assert_int_equal(CALL(sink, r, set_label, in(name), big, 900), 0);
+        }
+    }
+    result_free(&r);
+    free(big);
+    close_sink(sink);
+}
+
 static void label_parts_hold_every_byte(void **state) {
     (void)state;
     static const size_t lens[] = {
@@ -1471,6 +1491,7 @@ int main(void) {
         T(file_fence_stops_the_old_owner),
         T(file_fence_waits_for_a_rename),
         T(file_labels),
+        T(file_labels_of_every_size),
         T(label_parts_hold_every_byte),
         T(file_reads),
         T(file_removes_and_lists),

@@ -1,5 +1,5 @@
-/* Destinations. Nothing of tasks is known here. */
-#include "scheduler/sinks.h"
+/* Destinations. Nothing of tasks or streams is known here. */
+#include "sink/sinks.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 #include "sink/hadoop_conf.h"
 
 /* MAX_DEST: delivery takes no longer path either, and says so at create. */
-enum { FILE_SINK_THREADS = 4, MAX_DEST = 2048 };
+enum { FILE_SINK_THREADS = 4, MAX_DEST = 2048, SCHEME_SIZE = 16 };
 
 typedef struct entry {
     char *fs; /* "scheme://authority" */
@@ -26,7 +26,7 @@ typedef struct entry {
 struct osync__sinks {
     uv_loop_t *loop;
     char *hadoop_conf_dir, *hadoop_user, *default_fs;
-    osync__sink_maker make;
+    osync_sink_make make;
     void *make_arg;
     entry_t *entries;
     size_t closing_sinks;
@@ -103,8 +103,21 @@ static int append_path(osync__buf_t *out, const char *dest, const char *path, os
     return 0;
 }
 
+/* In lower case. Those of others are for a maker of others. */
+static bool take_scheme(const osync__sinks_t *s, const char *fs, size_t len, char scheme[SCHEME_SIZE]) {
+    if (len == 0 || len >= SCHEME_SIZE) return false;
+    for (size_t i = 0; i < len; i++) {
+        char c = fs[i] >= 'A' && fs[i] <= 'Z' ? (char)(fs[i] - 'A' + 'a') : fs[i];
+        if (!(c >= 'a' && c <= 'z') && (i == 0 || !strchr("0123456789+-.", c))) return false;
+        scheme[i] = c;
+    }
+    scheme[len] = 0;
+    return s->make != make_own || strcmp(scheme, "hdfs") == 0 || strcmp(scheme, "webhdfs") == 0 ||
+           strcmp(scheme, "file") == 0;
+}
+
 int osync__dest_resolve(osync__sinks_t *s, const char *dest, char **target, osync_error_t *err) {
-    static const char *const schemes[] = {"hdfs", "webhdfs", "file"};
+    char scheme[SCHEME_SIZE];
     osync__buf_t out = {0}, fs_buf = {0};
     char *default_fs = NULL;
     const char *url = dest;
@@ -152,34 +165,31 @@ int osync__dest_resolve(osync__sinks_t *s, const char *dest, char **target, osyn
     char *fs = (char *)fs_buf.data;
     size_t scheme_len = (size_t)(strstr(fs, "://") - fs);
     const char *authority = fs + scheme_len + 3;
-    size_t known = 0;
-    for (; known < sizeof schemes / sizeof *schemes; known++)
-        if (strlen(schemes[known]) == scheme_len && strncasecmp(fs, schemes[known], scheme_len) == 0) break;
-    if (known == sizeof schemes / sizeof *schemes) {
+    if (!take_scheme(s, fs, scheme_len, scheme)) {
         rc = osync__err(err, OSYNC_ENOTSUP, "dest %s: %.*s:// is not supported: use hdfs://, webhdfs:// or file://",
                         dest, (int)scheme_len, fs);
         goto done;
     }
-    if (default_hdfs && strcmp(schemes[known], "hdfs") != 0) {
+    if (default_hdfs && strcmp(scheme, "hdfs") != 0) {
         rc = osync__err(err, OSYNC_ECONFIG,
                         "dest %s: the default file system %s isn't HDFS: write hdfs://host:port/path", dest, fs);
         goto done;
     }
-    bool local = strcmp(schemes[known], "file") == 0;
+    bool local = strcmp(scheme, "file") == 0;
+    bool hdfs = strcmp(scheme, "hdfs") == 0 || strcmp(scheme, "webhdfs") == 0;
     if (local && *authority && strcasecmp(authority, "localhost") != 0) {
         rc = osync__err(err, OSYNC_EINVAL, "dest %s: a file:// URL has no host: write file:///path", dest);
         goto done;
     }
-    if (!local && !*authority) {
-        rc = osync__err(err, OSYNC_EINVAL, "dest %s: the host is missing: write %s://host:port/path", dest,
-                        schemes[known]);
+    if (hdfs && !*authority) {
+        rc = osync__err(err, OSYNC_EINVAL, "dest %s: the host is missing: write %s://host:port/path", dest, scheme);
         goto done;
     }
     if (strchr(authority, '@')) {
         rc = osync__err(err, OSYNC_EINVAL, "dest %s: a user in the URL is not supported", dest);
         goto done;
     }
-    if (osync__buf_printf(&out, "%s://%s", schemes[known], local ? "" : authority)) goto nomem;
+    if (osync__buf_printf(&out, "%s://%s", scheme, local ? "" : authority)) goto nomem;
     rc = append_path(&out, dest, path, err);
     if (rc) goto done;
     if (osync__buf_append(&out, "", 1)) goto nomem;
@@ -203,7 +213,7 @@ int osync__sinks_get(osync__sinks_t *s, const char *target, osync_sink_t **out, 
         if (strlen(e->fs) == len && strncmp(e->fs, target, len) == 0) break;
     }
     if (!e) {
-        char scheme[16];
+        char scheme[SCHEME_SIZE];
         e = osync__calloc(1, sizeof *e);
         if (e) e->fs = osync__strndup(target, len);
         if (!e || !e->fs) {

@@ -1,20 +1,16 @@
-/* Where tasks write to: what a `dest` means, and one sink for each file system that is in use. Loop thread only. */
-#ifndef OSYNC_SCHEDULER_SINKS_H
-#define OSYNC_SCHEDULER_SINKS_H
+/* Where files go: what a `dest` means, and one sink for each file system that is in use. Loop thread only. */
+#ifndef OSYNC_SINK_SINKS_H
+#define OSYNC_SINK_SINKS_H
 
 #include "osync/sink.h"
 
 typedef struct osync__sinks osync__sinks_t;
 
-/* Makes a sink; a test may bring its own. `authority` is "" for file://. */
-typedef int (*osync__sink_maker)(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *scheme,
-                                 const char *authority, osync_error_t *err);
-
 typedef struct osync__sinks_config {
     const char *hadoop_conf_dir; /* all three: may be NULL, see osync/scheduler.h; copied */
     const char *hadoop_user;
     const char *default_fs;
-    osync__sink_maker make; /* NULL: libosync's own sinks */
+    osync_sink_make make; /* NULL: libosync's own sinks */
     void *make_arg;
 } osync__sinks_config_t;
 
