@@ -71,7 +71,8 @@ static void fill_cell(generator_t *g, size_t i, uint64_t id, bool *payload_done)
     cell_t *cell = &g->cells[i];
     *cell = (cell_t){0};
     bool key = in_key(t, i), ts = is_ts(t, i);
-    if (!key && !ts && !column->not_null && strcmp(column->name, "id") != 0 && h % 17 == 0) {
+    bool always = !strcmp(column->name, "id") || !strcmp(column->name, "put_ms");
+    if (!key && !ts && !column->not_null && !always && h % 17 == 0) {
         cell->null = true;
         return;
     }
@@ -90,6 +91,8 @@ static void fill_cell(generator_t *g, size_t i, uint64_t id, bool *payload_done)
     case OPENMLDB__TYPE__DATA_TYPE__kTimestamp:
         if (!strcmp(column->name, "id"))
             cell->i = (int64_t)id;
+        else if (!strcmp(column->name, "put_ms"))
+            cell->i = (int64_t)g->now;
         else
             cell->i = (int64_t)(ts ? base_ts + id : key ? number : base_ts + h % base_ts);
         break;
@@ -116,7 +119,7 @@ static void fill_cell(generator_t *g, size_t i, uint64_t id, bool *payload_done)
 
 int generator_run(generator_t *g, uint64_t most, osync_error_t *err) {
     int rc = 0;
-    uint64_t now = osync__wall_ms();
+    uint64_t now = g->now = osync__wall_ms();
     for (; rc == 0 && most > 0 && g->left > 0; most--, g->left--, g->next_id++) {
         bool payload_done = false;
         for (size_t i = 0; i < g->n; i++) fill_cell(g, i, g->next_id, &payload_done);

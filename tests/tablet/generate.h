@@ -1,4 +1,4 @@
-/* Makes up rows: the same for the same seed and id. */
+/* Makes up rows: the same for the same seed and id, but for a BIGINT column "put_ms", which is the time of the put. */
 #ifndef TABLET_GENERATE_H
 #define TABLET_GENERATE_H
 
@@ -11,6 +11,7 @@ typedef struct generator {
     uint64_t seed;
     uint64_t next_id;
     uint64_t left;
+    uint64_t now; /* of the slice that is put, wall clock */
     uint64_t keys;
     uint32_t payload_bytes;
     int version;
