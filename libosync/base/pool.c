@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdlib.h>
 
 #include "base/alloc.h"
 #include "base/error.h"

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <isa-l/crc.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>

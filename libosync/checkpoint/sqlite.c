@@ -4,7 +4,6 @@
 #include <limits.h>
 #include <sqlite3.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 

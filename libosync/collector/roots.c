@@ -51,6 +51,13 @@ static int check_meta(const char *dir, uint32_t tid, uint32_t pid, osync_error_t
     return rc;
 }
 
+int osync__roots_mismatch(const char *log, uint64_t tail, uint64_t offset, osync_error_t *err) {
+    return osync__err(err, OSYNC_EAGAIN,
+                      "the log in %s ends with entry %llu, and the TabletServer's with %llu: another folder is in use; "
+                      "is --db_root_path the TabletServer's?",
+                      log, (unsigned long long)tail, (unsigned long long)offset);
+}
+
 static int check_log(const char *dir, uint64_t offset, uint64_t *tail, osync_error_t *err) {
     char path[PATH_MAX];
     osync__binlog_t *log = NULL;
@@ -59,11 +66,7 @@ static int check_log(const char *dir, uint64_t offset, uint64_t *tail, osync_err
     int rc = osync__binlog_open(&log, path, err);
     if (!rc) rc = osync__binlog_tail(log, tail, err);
     osync__binlog_close(log);
-    if (!rc && *tail < offset)
-        rc = osync__err(err, OSYNC_EAGAIN,
-                        "the log in %s ends with entry %llu, and the TabletServer's with %llu: another folder is in "
-                        "use; is --db_root_path the TabletServer's?",
-                        path, (unsigned long long)*tail, (unsigned long long)offset);
+    if (!rc && *tail < offset) rc = osync__roots_mismatch(path, *tail, offset, err);
     return rc;
 }
 

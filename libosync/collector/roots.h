@@ -13,6 +13,10 @@
 int osync__roots_find(const char *roots, uint32_t tid, uint32_t pid, uint64_t offset, char **dir, uint64_t *tail,
                       osync_error_t *err);
 
+/* The error of a log that ends with entry `tail` where the TabletServer's ends with `offset`, which can't be the same
+ * one. Returns OSYNC_EAGAIN. */
+int osync__roots_mismatch(const char *log, uint64_t tail, uint64_t offset, osync_error_t *err);
+
 /* What to say if there is no root. */
 #define OSYNC__ROOTS_MISSING                                                                                           \
     "storage_mode is kMemory, and of a memory table no TabletServer tells where its files are: --db_root_path must "   \

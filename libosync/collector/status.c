@@ -1,6 +1,5 @@
 /* GET /status of the collector: what it does now, as text or JSON. */
 #include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

@@ -151,10 +151,7 @@ static void take_memory(request_t *r, uint64_t tail) {
     if (!snapshot || !binlog)
         osync__err(&err, OSYNC_ENOMEM, "out of memory");
     else if (tail < r->dir_tail)
-        osync__err(&err, OSYNC_EAGAIN,
-                   "the log in %s ends with entry %llu, and the TabletServer's with %llu: another folder is in use; "
-                   "is --db_root_path the TabletServer's?",
-                   binlog, (unsigned long long)r->dir_tail, (unsigned long long)tail);
+        osync__roots_mismatch(binlog, r->dir_tail, tail, &err);
     if (err.code)
         fail(r, &err);
     else

@@ -1,6 +1,5 @@
 #include "collector/window.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

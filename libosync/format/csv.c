@@ -2,7 +2,6 @@
  * single values only move a pointer. */
 #include "osync/csv.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

@@ -4,7 +4,6 @@
 #include "net/curl.h"
 
 #include <stdbool.h>
-#include <stdlib.h>
 #include <utlist.h>
 
 #include "base/alloc.h"

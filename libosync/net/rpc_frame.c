@@ -3,7 +3,6 @@
 
 #include <snappy-c.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #define ZLIB_CONST
 #include <zlib.h>

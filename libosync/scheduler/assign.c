@@ -2,7 +2,6 @@
  * which is stored before it is sent. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 

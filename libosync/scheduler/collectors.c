@@ -5,7 +5,6 @@
  * hold that nobody has, which one of ours answers, and which one of the original says that it doesn't know. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

@@ -6,7 +6,6 @@
  * What is held is only known in memory. A scheduler that starts again asks again; one that never comes back lets the
  * holds expire. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 

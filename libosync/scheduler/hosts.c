@@ -2,7 +2,6 @@
 #include "scheduler/hosts.h"
 
 #include <netdb.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 

@@ -1,7 +1,6 @@
 /* Where a partition can be worked on: its leader's machine, or its followers', from the table's TableInfo, and the
  * collectors there. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

@@ -1,5 +1,4 @@
 /* Sync points as the scheduler sees them (opaque but for display), a subtask's state, and small helpers. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

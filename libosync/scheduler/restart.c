@@ -6,7 +6,6 @@
  * its files. Then the destination is looked through again, until nothing is found. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"

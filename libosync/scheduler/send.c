@@ -4,7 +4,6 @@
  * rewind is only told "done" about committed rows. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 

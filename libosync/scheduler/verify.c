@@ -1,7 +1,6 @@
 /* VerifySyncTask: an audit of the committed files of a destination, which also knows what the checkpoint says of the
  * tasks of this scheduler. The audit itself is in audit.c. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 

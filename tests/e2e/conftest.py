@@ -8,6 +8,7 @@ import pytest
 
 from faults import has_failpoints
 from hdfs import Hdfs
+from install import install
 from zookeeper import ZooKeeper
 
 
@@ -41,6 +42,14 @@ def hdfs(tmp_path_factory):
     kills a server restarts it."""
     with Hdfs(tmp_path_factory.mktemp("hdfs")) as h:
         yield h
+
+
+@pytest.fixture(scope="session")
+def installed(build, tmp_path_factory):
+    """The installed tree, below a folder that stands for /. Nobody changes it."""
+    dest = tmp_path_factory.mktemp("installed")
+    install(build, dest)
+    return dest
 
 
 @pytest.fixture(scope="session")

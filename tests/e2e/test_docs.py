@@ -148,14 +148,6 @@ def test_reference_has_everything(installed):
 
 
 @pytest.fixture(scope="module")
-def installed(build, tmp_path_factory):
-    dest = tmp_path_factory.mktemp("installed")
-    env = {**os.environ, "DESTDIR": str(dest)}
-    subprocess.run(["meson", "install", "-C", build, "--no-rebuild", "--quiet"], check=True, env=env)
-    return dest
-
-
-@pytest.fixture(scope="module")
 def environment(installed):
     """Of what is built against the installed tree, and of what runs there."""
     pc = next(installed.rglob("libosync.pc")).parent

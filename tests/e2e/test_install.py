@@ -34,14 +34,6 @@ int main(void) {
 """
 
 
-@pytest.fixture(scope="module")
-def installed(build, tmp_path_factory):
-    dest = tmp_path_factory.mktemp("installed")
-    env = {**os.environ, "DESTDIR": str(dest)}
-    subprocess.run(["meson", "install", "-C", build, "--no-rebuild", "--quiet"], check=True, env=env)
-    return dest
-
-
 def pkg_config(installed, *arguments):
     folder = next(installed.rglob("libosync.pc")).parent
     env = {**os.environ, "PKG_CONFIG_PATH": str(folder), "PKG_CONFIG_SYSROOT_DIR": str(installed)}

@@ -14,6 +14,7 @@ import urllib.request
 
 import pytest
 
+from install import install
 from system import Daemon, wait_for
 from tablet import Tablet, column, index
 from zookeeper import free_port
@@ -82,11 +83,6 @@ def installed(build, tmp_path_factory):
     install(build, dest)
     made = next(dest.rglob("bin/start.sh")).parents[1]
     return made.rename(dest / "openmldb sync")  # a space in the path is nobody's business either
-
-
-def install(build, dest):
-    env = {**os.environ, "DESTDIR": str(dest)}
-    subprocess.run(["meson", "install", "-C", build, "--no-rebuild", "--quiet"], check=True, env=env)
 
 
 class Package:

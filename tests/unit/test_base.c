@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <cmocka.h>
 #include <errno.h>
@@ -12,9 +13,11 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/config.h"
 #include "base/error.h"
 #include "base/pool.h"
 #include "base/sys.h"
+#include "osync/alloc.h"
 
 static void test_errors(void **state) {
     osync_error_t err = {0}, outer = {0};
@@ -79,6 +82,71 @@ static void test_buf(void **state) {
     assert_int_equal(osync__buf_reserve(&b, SIZE_MAX - 1), OSYNC_ENOMEM);
     osync__buf_free(&b);
     osync__buf_free(&b);
+}
+
+/* An option struct as three versions of the library have it. */
+typedef struct older {
+    size_t size;
+    uint64_t first;
+} older_t;
+typedef struct present {
+    size_t size;
+    uint64_t first, second;
+} present_t;
+typedef struct newer {
+    size_t size;
+    uint64_t first, second, third;
+} newer_t;
+
+static void test_option_structs_of_other_versions(void **state) {
+    const present_t defaults = {.first = 1, .second = 2};
+    osync_error_t err = {0};
+    (void)state;
+
+    struct {
+        older_t config;
+        uint64_t beyond;
+    } program = {.beyond = 99};
+    osync__config_init(&program.config, sizeof program.config, &defaults, sizeof defaults);
+    assert_int_equal(program.config.size, sizeof program.config);
+    assert_int_equal(program.config.first, 1);
+    assert_int_equal(program.beyond, 99);
+    program.config.first = 11;
+    present_t own = defaults;
+    assert_int_equal(osync__config_take(&own, sizeof own, &program.config, "x_init", &err), 0);
+    assert_int_equal(own.size, sizeof own);
+    assert_int_equal(own.first, 11);
+    assert_int_equal(own.second, 2);
+
+    newer_t newer;
+    memset(&newer, 0xff, sizeof newer);
+    osync__config_init(&newer, sizeof newer, &defaults, sizeof defaults);
+    assert_int_equal(newer.size, sizeof newer);
+    assert_int_equal(newer.second, 2);
+    assert_int_equal(newer.third, 0);
+    newer.second = 22;
+    own = defaults;
+    assert_int_equal(osync__config_take(&own, sizeof own, &newer, "x_init", &err), 0);
+    assert_int_equal(own.second, 22);
+    assert_int_equal(own.size, sizeof own);
+    newer.third = 1;
+    assert_int_equal(osync__config_take(&own, sizeof own, &newer, "x_init", &err), OSYNC_ENOTSUP);
+    assert_non_null(strstr(err.message, "built with a newer one"));
+
+    const present_t zeroed = {0}, absurd = {.size = SIZE_MAX};
+    assert_int_equal(osync__config_take(&own, sizeof own, &zeroed, "x_init", &err), OSYNC_EINVAL);
+    assert_non_null(strstr(err.message, "call x_init first"));
+    assert_int_equal(osync__config_take(&own, sizeof own, &absurd, "x_init", &err), OSYNC_EINVAL);
+    own = defaults;
+    assert_int_equal(osync__config_take(&own, sizeof own, NULL, "x_init", &err), 0);
+    assert_int_equal(own.second, 2);
+}
+
+static void test_allocator_is_whole(void **state) {
+    (void)state;
+    assert_int_equal(osync_alloc_set(malloc, calloc, realloc, NULL), OSYNC_EINVAL);
+    assert_int_equal(osync_alloc_set(NULL, calloc, realloc, free), OSYNC_EINVAL);
+    assert_int_equal(osync_alloc_set(malloc, calloc, realloc, free), 0);
 }
 
 static void test_crc32c(void **state) {
@@ -198,9 +266,15 @@ static void test_pool(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors), cmocka_unit_test(test_log),   cmocka_unit_test(test_buf),
-        cmocka_unit_test(test_crc32c), cmocka_unit_test(test_files), cmocka_unit_test(test_random),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_buf),
+        cmocka_unit_test(test_crc32c),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_random),
         cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_option_structs_of_other_versions),
+        cmocka_unit_test(test_allocator_is_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

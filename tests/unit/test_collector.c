@@ -23,6 +23,7 @@
 #include "../tablet/log_writer.h"
 #include "base/sys.h"
 #include "data_sync.pb-c.h"
+#include "fmt.h"
 #include "format/binlog.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
@@ -94,18 +95,6 @@ int link(const char *from, const char *to) {
     if (!disk_full) return (int)syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0);
     errno = ENOSPC;
     return -1;
-}
-
-static const char *fmt(const char *f, ...) OSYNC_PRINTF(1, 2);
-static const char *fmt(const char *f, ...) {
-    static char out[4][1024];
-    static int turn;
-    va_list ap;
-    turn = (turn + 1) % 4;
-    va_start(ap, f);
-    (void)vsnprintf(out[turn], sizeof out[0], f, ap);
-    va_end(ap);
-    return out[turn];
 }
 
 static bool exists(const char *path) {

@@ -18,6 +18,7 @@
 #include "base/buf.h"
 #include "base/sys.h"
 #include "data_sync.pb-c.h"
+#include "fmt.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
 #include "osync/log.h"
@@ -104,18 +105,6 @@ struct world {
     char msg[1100];
     int after_close; /* what the callback of a close has still to do */
 };
-
-static const char *fmt(const char *f, ...) OSYNC_PRINTF(1, 2);
-static const char *fmt(const char *f, ...) {
-    static char out[4][1024];
-    static int turn;
-    va_list ap;
-    turn = (turn + 1) % 4;
-    va_start(ap, f);
-    (void)vsnprintf(out[turn], sizeof out[0], f, ap);
-    va_end(ap);
-    return out[turn];
-}
 
 /* ---- closing ---- */
 
@@ -418,10 +407,20 @@ static void on_hold_answer(void *arg, int status, const ProtobufCMessage *m, con
     on_answer(arg, status, status ? NULL : &r->response->base, err);
 }
 
+static void call(world_t *w, int n, const char *method, const ProtobufCMessage *request,
+                 const ProtobufCMessageDescriptor *response, osync__rpc_cb cb) {
+    osync_error_t err = {0};
+    uv_update_time(&w->loop); /* what the test did before took its time, which is no time-out's */
+    int rc =
+        osync__rpc_call(w->client, fmt("127.0.0.1:%d", osync_collector_port(w->c[n])),
+                        "openmldb.datasync.DataCollector", method, request, NULL, 0, response, 0, cb, w, NULL, &err);
+    if (rc) fail_msg("%s", err.message);
+    w->calls++;
+}
+
 /* AddSyncTask to collector n, for the partition of that number; the answer comes later. */
 static void send_add(world_t *w, int n, Openmldb__Datasync__SyncMode mode) {
     char token[16], dest[] = "/dest", tablet[] = "10.1.2.3:9527";
-    osync_error_t err = {0};
     Openmldb__Datasync__AddSyncTaskRequest r = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
     Openmldb__Datasync__SyncPoint beginning = OPENMLDB__DATASYNC__SYNC_POINT__INIT;
     (void)snprintf(token, sizeof token, "%s", w->token);
@@ -434,29 +433,18 @@ static void send_add(world_t *w, int n, Openmldb__Datasync__SyncMode mode) {
     r.des_endpoint = w->endpoint;
     r.token = token;
     r.dest = dest;
-    uv_update_time(&w->loop); /* what the test did before took its time, which is no time-out's */
-    int rc = osync__rpc_call(w->client, fmt("127.0.0.1:%d", osync_collector_port(w->c[n])),
-                             "openmldb.datasync.DataCollector", "AddSyncTask", &r.base, NULL, 0,
-                             &openmldb__datasync__general_response__descriptor, 0, on_answer, w, NULL, &err);
-    if (rc) fail_msg("%s", err.message);
-    w->calls++;
+    call(w, n, "AddSyncTask", &r.base, &openmldb__datasync__general_response__descriptor, on_answer);
 }
 
 static void send_hold(world_t *w, int n) {
     char task[] = "task", tablet[] = "";
-    osync_error_t err = {0};
     Openmldb__Datasync__HoldLogRequest r = OPENMLDB__DATASYNC__HOLD_LOG_REQUEST__INIT;
     r.has_tid = r.has_pid = 1;
     r.tid = w->tid;
     r.pid = (uint32_t)n;
     r.task_id = task;
     r.tablet_endpoint = tablet;
-    uv_update_time(&w->loop); /* what the test did before took its time, which is no time-out's */
-    int rc = osync__rpc_call(w->client, fmt("127.0.0.1:%d", osync_collector_port(w->c[n])),
-                             "openmldb.datasync.DataCollector", "HoldLog", &r.base, NULL, 0,
-                             &openmldb__datasync__hold_log_response__descriptor, 0, on_hold_answer, w, NULL, &err);
-    if (rc) fail_msg("%s", err.message);
-    w->calls++;
+    call(w, n, "HoldLog", &r.base, &openmldb__datasync__hold_log_response__descriptor, on_hold_answer);
 }
 
 static void add(world_t *w, int n, Openmldb__Datasync__SyncMode mode) {

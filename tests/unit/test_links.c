@@ -18,6 +18,7 @@
 
 #include "base/sys.h"
 #include "collector/links.h"
+#include "fmt.h"
 #include "format/binlog.h"
 
 typedef struct world {
@@ -26,18 +27,6 @@ typedef struct world {
     osync__links_t links;
     int made; /* snapshots that the hook has made */
 } world_t;
-
-static const char *fmt(const char *f, ...) OSYNC_PRINTF(1, 2);
-static const char *fmt(const char *f, ...) {
-    static _Thread_local char out[4][512];
-    static _Thread_local int turn;
-    va_list ap;
-    turn = (turn + 1) % 4;
-    va_start(ap, f);
-    (void)vsnprintf(out[turn], sizeof out[0], f, ap);
-    va_end(ap);
-    return out[turn];
-}
 
 static void put_file(const char *path, const char *text) {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
