@@ -450,9 +450,10 @@ def test_points_in_the_traverse(local):
 
     def at_rest():
         nonlocal before
+        # In this order: what is staged may be committed between the two questions.
+        staged = s.page()["tasks"][0]["partitions"][0]["staged_rows"]
         now, then = s.helper("points", "-t", "db.t"), before
         before = now
-        staged = s.page()["tasks"][0]["partitions"][0]["staged_rows"]
         return now == then and staged == 0
 
     wait_for("the committed point to rest", at_rest)
