@@ -1,4 +1,5 @@
 /* osync-collectord: parses flags, makes a loop, makes one collector, runs. */
+#include <malloc.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -55,5 +56,7 @@ int main(int argc, char **argv) {
         .stop = stop,
     };
     collectord_t d = {0};
+    /* What is read on one thread is freed on another: each of glibc's heaps, one a thread, would keep some of it. */
+    (void)mallopt(M_ARENA_MAX, 2);
     return daemon_main(&d.daemon, &program, argc, argv);
 }

@@ -3,7 +3,7 @@
 # collectors and a scheduler, all of which are killed, paused and cut off while rows are written; then every row is
 # looked for (tests/e2e/chaos.py says what is promised). Prints the seed, which replays.
 #
-#   tests/chaos.sh [--minutes N] [--seed S] [--build DIR] [--keep]
+#   tests/chaos.sh [--minutes N] [--seed S] [--data-path direct|proxy] [--build DIR] [--keep]
 #
 # Ten minutes and a new seed by default; the programs of build/gcc. Exit status 1: a promise was broken.
 set -euo pipefail

@@ -14,8 +14,9 @@ cd "$(dirname "$0")/.."
 
 packages=(gcc g++ clang libclang-rt-14-dev clang-format meson ninja-build pkg-config protobuf-c-compiler
   libprotobuf-c-dev libuv1-dev libcurl4-openssl-dev libzookeeper-mt-dev libjansson-dev librocksdb-dev libsnappy-dev
-  libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev zlib1g-dev libcmocka-dev abigail-tools python3
-  python3-pytest python3-build python3-setuptools python3-venv python3-wheel python3-pandas zsh fish zookeeper maven
+  libsqlite3-dev libexpat1-dev libhttp-parser-dev libisal-dev uthash-dev libxxhash-dev zlib1g-dev libcmocka-dev
+  abigail-tools python3 python3-pytest python3-build python3-setuptools python3-venv python3-wheel python3-pandas zsh
+  fish zookeeper maven
   openjdk-17-jdk-headless protobuf-compiler spin tzdata xz-utils curl ca-certificates git dpkg-dev fakeroot debhelper
   dh-python lintian adduser ccache)
 

@@ -8,13 +8,15 @@
 #
 # The words that a counterexample must show: twice (a row is published again), gap (a point is committed whose rows
 # aren't), partial (a file that isn't whole is published), failed (a partition stops although nobody did anything to
-# it), lost (the last links to rows that aren't committed are dropped), early (links to them are), end (that is no
-# fault: the model comes to its end).
+# it), lost (the last links to rows that aren't committed are dropped), early (links to them are, or to
+# rows that are still to be read), missing (a report that is over is believed, and its file isn't there), litter (a
+# stager that was given up leaves files where another one writes), end (that is no fault: the model comes to its end).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 runs() {
   local S="-DTMO=1 -DCRASHES=0" N="-DTMO=0 -DCRASHES=0" C="-DTMO=0 -DCRASHES=1" OLD="-DCONSUME=1 -DOLD_ONLY"
+  local A="-DTMO=1 -DCRASHES=0 -DDEATHS=0" D="-DTMO=0 -DCRASHES=1 -DDEATHS=0"
   local ELSE="-DELSEWHERE $OLD" BOTH="-DELSEWHERE -DBOTH_LOST $OLD" H="-DROWS=2 -DHANDOUTS=2 -DPURGE"
   cat <<END
 commit one-store holds -DTMO=1 -DCRASHES=1 -DCONSUME=1
@@ -34,10 +36,19 @@ handover crashes holds -DTMO=0 -DCRASHES=1 -DTROUBLES=0 $H
 handover three holds -DTMO=1 -DCRASHES=0 -DTROUBLES=0 $H -DHANDOUTS=3
 handover rows holds -DTMO=1 -DCRASHES=0 -DTROUBLES=1 -DROWS=3 -DHANDOUTS=2
 handover original holds -DTMO=1 -DCRASHES=0 -DTROUBLES=1 -DROWS=3 -DHANDOUTS=2 -DORIGINAL
+direct direct-answers holds $A
+direct direct-twice-sent holds -DTMO=0 -DCRASHES=0 -DDEATHS=0 -DDUPS=1
+direct direct-rows-too holds $A -DROWS_TOO=1 -DNAMES=3
+direct direct-crashes holds $D -DROWS_TOO=1
+direct direct-deaths holds -DTMO=0 -DCRASHES=0 -DDEATHS=1
+direct direct-one-stays holds -DTMO=1 -DCRASHES=1 -DDEATHS=0 -DHANDOUTS=1
+direct direct-both-die holds -DTMO=0 -DCRASHES=1 -DDEATHS=1 -DHANDOUTS=1
+direct direct-answers-deaths holds -DTMO=1 -DCRASHES=0 -DDEATHS=1 -DHANDOUTS=1
 commit end-one-store end -DTMO=1 -DCRASHES=1 -DCONSUME=1 -DREACH
 commit end-lost end $S -DLOST $OLD -DREACH
 commit end-elsewhere end $S $ELSE -DREACH
 handover end-handover end -DTMO=1 -DCRASHES=1 -DTROUBLES=1 $H -DREACH
+direct end-direct end -DTMO=1 -DCRASHES=1 -DDEATHS=1 -DROWS_TOO=1 -DREACH
 commit by-final-name twice $S -DCONSUME=1 -DBY_FINAL_NAME
 commit look-before-fence twice $S -DCONSUME=1 -DLOOK_BEFORE_FENCE
 commit no-take-over failed $S -DNO_TAKE
@@ -61,7 +72,14 @@ handover finish-early lost -DTMO=1 -DCRASHES=0 $H -DFINISH_EARLY
 handover release-taken early -DTMO=1 -DCRASHES=0 $H -DRELEASE_TAKEN
 handover keep-end gap -DTMO=1 -DCRASHES=0 $H -DKEEP_END
 handover no-start-check gap -DTMO=1 -DCRASHES=0 $H -DNO_START_CHECK
+handover release-always early -DTMO=0 -DCRASHES=1 -DTROUBLES=0 $H -DRELEASE_ALWAYS
 handover answer-early early -DTMO=1 -DCRASHES=0 $H -DORIGINAL -DANSWER_EARLY
+direct remove-reported gap $A -DREMOVE_REPORTED
+direct no-file-start-check twice $A -DROWS_TOO=1 -DNO_START_CHECK
+direct same-incarnation litter $A -DSAME_INCARNATION
+direct no-incarnation-check missing $D -DNO_INCARNATION_CHECK
+direct trust-report gap $D -DNO_INCARNATION_CHECK -DTRUST_REPORT
+direct adopt-open gap $A -DROWS_TOO=1 -DADOPT_OPEN
 END
 }
 
@@ -72,8 +90,10 @@ words() {
   *'(published&((1<<'* | *'committed[k]=='* | *'staged[k]=='*) echo gap ;;
   *'(st['*']==2)'*) echo partial ;;
   *'.inc==inc)'* | *'.gen==gen)'*) echo failed ;;
-  *'(from['*']<=cp) (at'*) echo early ;;
+  *'(from['*']<=cp) (at'* | *'(from['*']<=point)'*) echo early ;;
   *'from['*) echo lost ;;
+  *'holder=='*) echo litter ;;
+  *'violated yes '*) echo missing ;;
   *'violated 0 '* | *'tmo>0'*) echo end ;;
   *) echo "something else" ;;
   esac
@@ -115,7 +135,7 @@ names() {
   known=$(sed -n 's/^F(\([a-z_]*\),.*/ \1 /p' libosync/base/failpoint.def)
   for name in $({
     grep -ohE '\[[a-z_, ]{4,}\]' docs/model/*.pml
-    sed -n '/^mtype = {/,/and how they go/p' docs/model/commit.pml | sed 's,/\*.*,,; s/.*{//'
+    sed -n '/^mtype = {/,/and how they go/p' docs/model/commit.pml docs/model/direct.pml | sed 's,/\*.*,,; s/.*{//'
   } | tr -d '[]' | tr ',' '\n'); do
     [[ "$known" == *" $name "* ]] || bad="$bad $name"
   done

@@ -355,7 +355,13 @@ end_wait:
         :: ans[me] == DELETE -> drop_links()
         :: else ->
             if
-            :: ans_cp[me] != NO && ans_cp[me] > c_cp[me] -> c_cp[me] = ans_cp[me] /* stored, then [log_unlink] */
+#ifdef RELEASE_ALWAYS
+            :: ans_cp[me] != NO && ans_cp[me] > c_cp[me] -> c_cp[me] = ans_cp[me]
+#else
+            :: ans_cp[me] != NO && ans_cp[me] > c_cp[me] && ans[me] != AGAIN ->
+                c_cp[me] = ans_cp[me] /* stored, then [log_unlink] */
+#endif
+            :: ans[me] == DONE || ans[me] == RESUME /* not yet */
             :: else
             fi;
             if
@@ -380,7 +386,10 @@ end_wait:
         if
         :: has[me] && from[me] < c_cp[me] ->
             from[me] = c_cp[me];
-            assert(from[me] <= cp) /* only what is committed is let go of */
+            assert(from[me] <= cp); /* only what is committed is let go of, */
+#ifndef ORIGINAL
+            assert(!runs || from[me] <= point) /* and what isn't read any more */
+#endif
         :: else
         fi
     }

@@ -14,6 +14,7 @@
 #include <uv.h>
 
 #include "osync/error.h"
+#include "osync/sink.h"
 #include "osync/source.h"
 
 #ifdef __cplusplus
@@ -47,6 +48,19 @@ typedef struct osync_collector_config {
     /* Where the tables are (osync/source.h). NULL: what the TabletServers answer. Borrowed until the collector is
      * closed. */
     osync_source_t *source;
+    /* Bytes of rows that are read but not yet taken by a scheduler or a sink, of all partitions together: 64 MiB. One
+     * pack at a time is read beyond it, so that a row of any size gets through. */
+    uint64_t max_bytes_in_flight;
+    uint32_t max_traverses;   /* snapshots that are read at the same time: 8 */
+    uint64_t max_read_rate;   /* bytes a second that are read from snapshots and logs; 0: no limit */
+    uint32_t max_cpu_percent; /* of one core, for reading and encoding; 0: no limit */
+    /* Who writes the staged files (docs/delivery.md): "auto", this collector if the scheduler says that it may, and the
+     * scheduler if that fails; "proxy", always the scheduler. NULL: "auto". */
+    const char *data_path;
+    const char *hadoop_conf_dir; /* for writing staged files; NULL: HADOOP_CONF_DIR */
+    const char *hadoop_user;     /* likewise; NULL: the scheduler's */
+    osync_sink_make make_sink;   /* likewise: makes the sinks, as in osync/scheduler.h; NULL: libosync's own */
+    void *make_sink_arg;         /* of make_sink */
 } osync_collector_config_t;
 
 /* `size`: sizeof *config. Sets it and the defaults that are named above. */

@@ -52,6 +52,8 @@ typedef struct osync_reader_config {
     size_t point_len;
     const volatile int *cancel; /* NULL, or set to non-zero from any thread: open and next end with OSYNC_ECANCELED */
     bool pauses; /* osync_reader_next ends with OSYNC_EAGAIN now and then while it leaves many rows out */
+    /* ALL: bytes of a replayed window that are held in memory; a larger window goes to scratch_dir. */
+    size_t window_memory;
 } osync_reader_config_t;
 
 typedef struct osync_reader_row {

@@ -51,6 +51,13 @@ typedef struct osync_scheduler_config {
     osync_sink_make make_sink; /* makes the sinks that tasks write to, and may know other schemes than hdfs, webhdfs
                                   and file; NULL: libosync's own. The scheduler closes them */
     void *make_sink_arg;       /* of make_sink */
+    /* Who writes the staged files of collectors of ours (docs/delivery.md): "auto", they themselves, and the scheduler
+     * when they can't; "direct", they themselves or nobody; "proxy", the scheduler. NULL: "auto". */
+    const char *data_path;
+    /* Bytes of rows in SendData that are worked on at the same time: 64 MiB. Beyond it requests wait for their turn, up
+     * to max_bytes_waiting, 64 MiB; beyond that they are answered "send it again". */
+    uint64_t max_bytes_in_flight;
+    uint64_t max_bytes_waiting;
 } osync_scheduler_config_t;
 
 /* `size`: sizeof *config. Sets it and the defaults that are named above. */

@@ -106,8 +106,10 @@ typedef int (*osync_sink_make)(void *arg, osync_sink_t **out, uv_loop_t *loop, c
 OSYNC_API int osync_file_sink_new(osync_sink_t **out, uv_loop_t *loop, unsigned threads, osync_error_t *err);
 
 typedef struct osync_webhdfs_config {
-    size_t size;         /* set by osync_webhdfs_config_init */
-    const char *address; /* webhdfs://: "host:port" of the NameNode's HTTP server; NULL: found by `authority` */
+    size_t size; /* set by osync_webhdfs_config_init */
+    /* webhdfs://: "host:port" of the NameNode's HTTP server, or of several, separated by commas; NULL: found by
+     * `authority` */
+    const char *address;
     /* hdfs://: "host:port" or nameservice, looked up in the Hadoop configuration; NULL: fs.defaultFS */
     const char *authority;
     /* holds core-site.xml and hdfs-site.xml; NULL: HADOOP_CONF_DIR, and if that is unset, none */

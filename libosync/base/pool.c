@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -20,6 +21,13 @@ struct osync__pool {
     pthread_t thread[];
 };
 
+/* Of this thread, in ns. */
+static uint64_t cpu_time(void) {
+    struct timespec t = {0};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void *worker(void *arg) {
     osync__pool_t *p = arg;
     pthread_mutex_lock(&p->lock);
@@ -30,7 +38,9 @@ static void *worker(void *arg) {
         p->first = job->next;
         if (!p->first) p->last = &p->first;
         pthread_mutex_unlock(&p->lock);
+        uint64_t before = cpu_time();
         job->work(job);
+        job->cpu_ns = cpu_time() - before;
         pthread_mutex_lock(&p->lock);
         job->next = NULL;
         *p->finished_last = job;

@@ -14,6 +14,7 @@ typedef struct osync__job {
     void (*work)(struct osync__job *job); /* on a worker */
     void (*done)(struct osync__job *job); /* on the loop's thread, always, exactly once */
     void *arg;                            /* the caller's */
+    uint64_t cpu_ns;                      /* CPU time that `work` has taken */
     struct osync__job *next;              /* the pool's */
 } osync__job_t;
 

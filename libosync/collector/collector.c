@@ -33,7 +33,7 @@ enum {
 struct osync_collector {
     uv_loop_t *loop;
     osync_collector_config_t config; /* strings are owned */
-    char *strings[7];
+    char *strings[10];
     char *endpoint; /* as registered */
     char *register_path;
     int lock;
@@ -41,6 +41,9 @@ struct osync_collector {
     osync__rpc_client_t *client;
     osync_source_t *tablet_source; /* NULL: the embedder has one */
     osync__pool_t *pool, *long_pool;
+    osync__places_t *places;
+    osync__budget_t reading, traverses;
+    bool has_budgets;
     osync__zk_t *zk;
     uv_timer_t register_timer;
     uint32_t register_delay;
@@ -77,6 +80,9 @@ static const osync_collector_config_t defaults = {
     .worker_threads = 4,
     .min_free_percent = 5,
     .hold_expire_ms = 24 * 3600 * 1000,
+    .max_bytes_in_flight = 64 << 20,
+    .max_traverses = 8,
+    .data_path = "auto",
 };
 
 void osync_collector_config_init(osync_collector_config_t *config, size_t size) {
@@ -516,8 +522,25 @@ static void on_disk(uv_fs_t *req) {
     if (c->closing && c->n_users == 0) close_parts(c);
 }
 
+/* Who keeps others waiting and hasn't got any further for a while, since nobody takes its rows, makes room: the one
+ * that stands still for longest. */
+static void make_room(osync_collector_t *c, const osync__budget_t *line, bool place) {
+    osync__task_t *stalled = NULL;
+    uint64_t longest = 2 * (uint64_t)c->config.heartbeat_ms;
+    if (osync__budget_waited(line) == 0) return;
+    for (osync__partition_t *p = c->partitions; p; p = p->hh.next) {
+        uint64_t ms = p->active ? osync__task_stalled(p->active, place) : 0;
+        if (ms < longest) continue;
+        longest = ms;
+        stalled = p->active;
+    }
+    if (stalled) osync__task_yield(stalled, place);
+}
+
 static void on_budget_timer(uv_timer_t *timer) {
     osync_collector_t *c = timer->data;
+    make_room(c, &c->traverses, true);
+    make_room(c, &c->reading, false);
     if (c->disk_asked) return;
     c->disk.data = c;
     c->disk_asked = uv_fs_statfs(c->loop, &c->disk, c->config.data_dir, on_disk) == 0;
@@ -531,6 +554,8 @@ static void on_status_page(osync__rpc_call_t *call, void *arg) {
         .registered = c->registered,
         .config = &c->config,
         .pinned_bytes = all_pinned(c),
+        .bytes_in_flight = c->reading.used,
+        .traverses = c->traverses.used,
         .disk_known = c->disk_known,
         .free_bytes = c->free_bytes,
         .disk_bytes = c->disk_bytes,
@@ -715,6 +740,7 @@ int osync_collector_start(osync_collector_t *c, osync_error_t *err) {
     }
     if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->pool, err);
     if (!rc) rc = osync__pool_new(c->loop, c->config.worker_threads, &c->long_pool, err);
+    if (!rc && osync__places_new(c->loop, &c->config, &c->places)) rc = osync__err(err, OSYNC_ENOMEM, "out of memory");
     if (!rc && !c->config.source) {
         osync__tablet_source_config_t source = {.client = c->client,
                                                 .pool = c->pool,
@@ -729,9 +755,19 @@ int osync_collector_start(osync_collector_t *c, osync_error_t *err) {
                                  .client = c->client,
                                  .source = c->config.source ? c->config.source : c->tablet_source,
                                  .config = &c->config,
+                                 .reading = &c->reading,
+                                 .traverses = &c->traverses,
+                                 .places = c->places,
                                  .ready = on_ready,
                                  .ended = on_ended,
                                  .hold_ended = on_hold_ended};
+    c->reading = (osync__budget_t){.limit = c->config.max_bytes_in_flight,
+                                   .one_beyond = true,
+                                   .max_read_rate = c->config.max_read_rate,
+                                   .max_cpu_percent = c->config.max_cpu_percent};
+    c->traverses = (osync__budget_t){.limit = c->config.max_traverses};
+    osync__budget_init(&c->reading, c->loop);
+    c->has_budgets = true;
     uv_timer_start(&c->budget_timer, on_budget_timer, 0, c->config.heartbeat_ms);
     rc = load_tasks(c, err);
     if (!rc && c->closing) rc = osync__err(err, OSYNC_ECANCELED, "the collector was closed while it started");
@@ -771,6 +807,12 @@ static int check_config(const osync_collector_config_t *c, osync_error_t *err) {
         return osync__err(
             err, OSYNC_ECONFIG,
             "collector configuration: min_free_percent must be from 0 to 100, and hold_expire_ms not be 0");
+    if (c->max_bytes_in_flight == 0 || c->max_traverses == 0)
+        return osync__err(err, OSYNC_ECONFIG,
+                          "collector configuration: max_bytes_in_flight and max_traverses must not be 0");
+    if (c->data_path && *c->data_path && strcmp(c->data_path, "auto") != 0 && strcmp(c->data_path, "proxy") != 0)
+        return osync__err(err, OSYNC_ECONFIG,
+                          "collector configuration: data_path is \"%.40s\": it must be auto or proxy", c->data_path);
     return c->source ? osync__ask_check(c->source, err) : 0;
 }
 
@@ -796,7 +838,8 @@ int osync_collector_new(osync_collector_t **out, uv_loop_t *loop, const osync_co
     c->lock = -1;
     const char **fields[] = {&c->config.endpoint,       &c->config.zk_cluster, &c->config.zk_root_path,
                              &c->config.zk_auth_schema, &c->config.zk_cert,    &c->config.data_dir,
-                             &c->config.db_root_path};
+                             &c->config.db_root_path,   &c->config.data_path,  &c->config.hadoop_conf_dir,
+                             &c->config.hadoop_user};
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         c->strings[i] = osync__strdup(*fields[i] ? *fields[i] : "");
         *fields[i] = c->strings[i];
@@ -831,12 +874,14 @@ static void close_parts(osync_collector_t *c) {
     if (c->parts_closing || c->disk_asked) return;
     c->parts_closing = true;
     c->to_close = 2u + (c->server ? 1u : 0u) + (c->client ? 1u : 0u) + (c->pool ? 1u : 0u) + (c->long_pool ? 1u : 0u) +
-                  (c->zk ? 1u : 0u);
+                  (c->zk ? 1u : 0u) + (c->has_budgets ? 1u : 0u) + (c->places ? 1u : 0u);
     if (c->server) osync__rpc_server_close(c->server, on_part_closed, c);
     if (c->client) osync__rpc_client_close(c->client, on_part_closed, c);
     if (c->pool) osync__pool_close(c->pool, on_part_closed, c);
     if (c->long_pool) osync__pool_close(c->long_pool, on_part_closed, c);
     if (c->zk) osync__zk_close(c->zk, on_part_closed, c);
+    if (c->places) osync__places_close(c->places, on_part_closed, c);
+    if (c->has_budgets) osync__budget_close(&c->reading, on_timer_closed, c);
     uv_close((uv_handle_t *)&c->register_timer, on_timer_closed);
     uv_close((uv_handle_t *)&c->budget_timer, on_timer_closed);
 }

@@ -154,6 +154,11 @@ static int read_rows(osync__feed_t *f, osync_error_t *err) {
             return 0;
         }
         if (row.value_len > limit) return too_large(f, &row, limit, err);
+        if (p->count == 0 && row.value_len > f->room) {
+            f->needs = row.value_len;
+            osync_reader_unread(f->reader);
+            return 0;
+        }
         if (osync__buf_append(&p->rows, row.value, row.value_len))
             return osync__err(err, OSYNC_ENOMEM, "out of memory for a pack of rows");
         p->count++;
@@ -166,6 +171,7 @@ int osync__feed_fill(osync__feed_t *f, osync_error_t *err) {
     const void *point = NULL;
     size_t len = 0;
     f->met_end = false;
+    f->needs = 0;
     int rc = 0;
     if (f->look_for_files) {
         rc = osync__links_binlog(&f->links, err);

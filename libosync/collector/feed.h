@@ -35,12 +35,14 @@ typedef struct osync__feed {
     osync__buf_t from;     /* the serialized SyncPoint where the reader opens, owned */
     uint64_t rows_at_most; /* 0: no limit. Rows that could be read before an error go out first */
     bool look_for_files;   /* before it reads on */
+    uint64_t room;         /* bytes of rows that it may read */
 
     /* What came of it. */
     osync_reader_t *reader; /* NULL: not open */
     uint64_t wait_ms;       /* open: the snapshot is too young, and this is how long; nothing was opened */
     osync__pack_t pack;     /* fill: also after a failure, then without a point */
     bool met_end;
+    uint64_t needs; /* fill: 0, or the next row has so many bytes, more than there is room for */
     osync_reader_progress_t progress;
 
     char *binlog_dir, *data_dir, *scratch_dir;

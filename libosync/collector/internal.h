@@ -10,6 +10,8 @@
 #include "base/buf.h"
 #include "base/hash.h"
 #include "base/pool.h"
+#include "collector/budget.h"
+#include "collector/places.h"
 #include "data_sync.pb-c.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
@@ -38,7 +40,10 @@ typedef struct osync__task_env {
         *long_pool; /* for opening readers, whose replay may take minutes: links and packs don't wait for it */
     osync__rpc_client_t *client;
     osync_source_t *source;
+    osync__places_t *places; /* where they write themselves */
     const osync_collector_config_t *config;
+    osync__budget_t *reading;   /* bytes in flight, and the pace of reading */
+    osync__budget_t *traverses; /* snapshots that are open */
     /* A handed-out task is set up, and takes the place of the active one, which has ended. */
     void (*ready)(osync__task_t *task);
     /* The task has ended and is freed after this returns. `untaken`: it was handed out and never set up, so that a task
@@ -66,6 +71,8 @@ typedef struct osync__task_status {
     uint32_t tid, pid;
     const char *state, *reason, *scheduler, *tablet; /* valid until the loop goes on */
     bool failed;
+    bool direct; /* it writes staged files itself */
+    uint64_t staged_rows, staged_bytes;
     char point[128], committed[128];
     uint64_t rows_sent, log_tail, snapshot_rows, link_files, link_bytes, pinned_bytes;
 } osync__task_status_t;
@@ -77,6 +84,11 @@ uint64_t osync__task_pinned(const osync__task_t *task);
 /* Its links go, and it is FAILED until it is handed out anew; `why` begins the reason. False: it is about to end, or
  * has no links, so that nothing is done. */
 bool osync__task_give_up(osync__task_t *task, const char *why);
+/* How long nothing of it has moved while it has a snapshot open (`place`), or else rows in flight that it can read
+ * again; in ms. 0: it has none. */
+uint64_t osync__task_stalled(const osync__task_t *task, bool place);
+/* Gives that up, and waits in line again. */
+void osync__task_yield(osync__task_t *task, bool place);
 
 /* ---- holds ---- */
 
@@ -127,7 +139,7 @@ typedef struct osync__status_page {
     uint64_t uptime_ms;
     bool registered;
     const osync_collector_config_t *config;
-    uint64_t pinned_bytes;
+    uint64_t pinned_bytes, bytes_in_flight, traverses;
     bool disk_known;
     uint64_t free_bytes, disk_bytes;
     const osync__partition_t *partitions; /* a uthash */

@@ -7,8 +7,7 @@
 #include "base/sys.h"
 
 osync__position_t osync__position_behind(const osync__log_record_t *rec) {
-    return (osync__position_t){
-        .next = rec->log_index + 1, .term = rec->term, .crc = osync__crc32c(0, rec->payload, rec->len), .known = true};
+    return (osync__position_t){.next = rec->log_index + 1, .term = rec->term, .crc = rec->crc, .known = true};
 }
 
 /* Appends; without room the first goes. */

@@ -505,6 +505,7 @@ static void measure(osync__links_t *l, const char *folder) {
     DIR *d = opendir(path);
     if (!d) return;
     for (struct dirent *e; (e = readdir(d));) {
+        if (e->d_type == DT_DIR) continue;
         if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode)) continue;
         l->files++;
         l->bytes += (uint64_t)st.st_size;

@@ -25,6 +25,7 @@
 enum {
     MAX_RANGES = 8,            /* how often a traverse may go on in another snapshot */
     MAX_ROW = 256 << 20,       /* bytes of one decompressed row */
+    WINDOW_MEMORY = 8 << 20,   /* bytes of a window's keys that are held in memory */
     PROBES = 1000,             /* puts before the base that must be explained (find_base) */
     PROBE_BYTES = 16 << 20,    /* of the file before the base that are looked at for them */
     BASE_MARGIN_S = 1,         /* a file must have begun this long before the snapshot's minute */
@@ -34,7 +35,6 @@ enum {
     MAX_MANIFEST = 64 << 10, /* bytes */
     PAUSE_AFTER = 4096,      /* rows left out one after the other */
     KEEP_MEMORY = 4 << 20,   /* bytes; what a larger row needed is given back with the next one */
-    MAX_FIELDS = 1 << 20,    /* of one LogEntry */
 };
 
 /* Keys from `from` on (up to the next range's) were read from a snapshot with this base and this window. */
@@ -49,13 +49,6 @@ typedef struct range {
 
 typedef enum stage { TRAVERSE, FOLLOW } stage_t;
 
-/* Memory for one unpacked LogEntry, given back as a whole. */
-typedef struct arena {
-    ProtobufCAllocator allocator;
-    osync__buf_t block; /* only cap is used: data never moves while in use */
-    size_t used;
-} arena_t;
-
 struct osync_reader {
     const osync_table_t *table; /* &form */
     bool memory;                /* a memory table */
@@ -65,6 +58,7 @@ struct osync_reader {
     const volatile int *cancel;
     bool pauses;
     uint64_t now; /* wall clock when it was opened: TTL is judged by one time a pass */
+    size_t window_memory;
     char *scratch_dir, *snapshot_dir, *snapshot_name;
     char snapshot_id[OSYNC__SNAPSHOT_ID];
 
@@ -92,7 +86,6 @@ struct osync_reader {
     /* log, and a memory table's traverse */
     osync__position_t at, before; /* after the last record, and before it (for unread) */
     osync__lineage_t lineage;
-    arena_t arena;
     osync__buf_t key;
 
     bool unread, have_row;
@@ -119,51 +112,14 @@ static void close_snapshot(osync_reader_t *r) {
 
 /* ---- LogEntry ---- */
 
-/* What an error about a record begins with. */
-static int at_record(const osync_reader_t *r, const osync__log_record_t *rec, const osync_error_t *why,
-                     osync_error_t *err) {
+/* An error about a record begins with where it is. */
+static int at_record(const osync_reader_t *r, const osync__log_record_t *rec, int rc, osync_error_t *err) {
     unsigned long long at = (unsigned long long)rec->at, index = (unsigned long long)rec->log_index;
+    if (!err) return rc;
     if (rec->file == OSYNC__SDB_FILE)
-        return osync__err_wrap(err, why, "memory-table snapshot %s, offset %llu: entry %llu", r->snapshot_dir, at,
+        return osync__err_wrap(err, err, "memory-table snapshot %s, offset %llu: entry %llu", r->snapshot_dir, at,
                                index);
-    return osync__err_wrap(err, why, "binlog file %08u.log, offset %llu: entry %llu", rec->file, at, index);
-}
-
-static void *arena_alloc(void *data, size_t size) {
-    arena_t *a = data;
-    size_t at = (a->used + 15) & ~(size_t)15;
-    if (size > a->block.cap || at > a->block.cap - size) return NULL;
-    a->used = at + size;
-    return a->block.data + at;
-}
-
-static void arena_free(void *data, void *p) {
-    (void)data;
-    (void)p;
-}
-
-/* Parses a record's payload; the entry is valid until the next call. */
-static int unpack(osync_reader_t *r, const osync__log_record_t *rec, Openmldb__Api__LogEntry **out,
-                  osync_error_t *err) {
-    arena_t *a = &r->arena;
-    /* Each field takes at least two bytes of payload and costs a small struct; repeated fields grow by doubling. Room
-     * for few is tried first. */
-    size_t fields = rec->len / 2 + 1, want = 4096 + rec->len + 128 * (fields < 2048 ? fields : 2048);
-    size_t most = 131072 + rec->len + 256 * (fields < MAX_FIELDS ? fields : (size_t)MAX_FIELDS);
-    if (a->block.cap > KEEP_MEMORY) osync__buf_free(&a->block);
-    if (r->inflated.cap > KEEP_MEMORY) osync__buf_free(&r->inflated);
-    for (;; want = most) {
-        a->block.len = 0;
-        if (osync__buf_reserve(&a->block, want)) return osync__err(err, OSYNC_ENOMEM, "log entry: out of memory");
-        a->used = 0;
-        a->allocator = (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = a};
-        *out = openmldb__api__log_entry__unpack(&a->allocator, rec->len, rec->payload);
-        if (*out) return 0;
-        if (want == most) break; /* it isn't the room that is missing */
-    }
-    osync_error_t why = {0};
-    (void)osync__err(&why, OSYNC_ECORRUPT, "it doesn't parse as a LogEntry");
-    return at_record(r, rec, &why, err);
+    return osync__err_wrap(err, err, "binlog file %08u.log, offset %llu: entry %llu", rec->file, at, index);
 }
 
 /* What an entry does to the base index. */
@@ -177,52 +133,37 @@ typedef struct effect {
     uint64_t start, end; /* DELETE: start >= ts > end */
 } effect_t;
 
-/* The key that the entry has for index 0. One logical row is logged in several partitions: only the one with a
- * dimension of index 0 has it. Old entries without dimensions have it in pk. */
-static bool base_key(const Openmldb__Api__LogEntry *e, const uint8_t **pk, size_t *len) {
-    for (size_t i = 0; i < e->n_dimensions; i++) {
-        const Openmldb__Api__Dimension *d = e->dimensions[i];
-        if ((d->has_idx ? d->idx : 0) == 0) {
-            *pk = d->key.data;
-            *len = d->key.len;
-            return true;
-        }
-    }
-    if (e->n_dimensions == 0 && e->has_pk && e->pk.len > 0) {
-        *pk = e->pk.data;
-        *len = e->pk.len;
-        return true;
-    }
-    return false;
+static bool names_ts(const osync_reader_t *r, const osync__log_entry_t *e) {
+    return e->ts_name.data && e->ts_name.len == strlen(r->table->ts_name) &&
+           memcmp(e->ts_name.data, r->table->ts_name, e->ts_name.len) == 0;
 }
 
 static int effect_of(osync_reader_t *r, const osync__log_record_t *rec, effect_t *out, osync_error_t *err) {
-    Openmldb__Api__LogEntry *e = NULL;
-    int rc = unpack(r, rec, &e, err);
-    if (rc) return rc;
-    *out = (effect_t){.kind = NOTHING};
-    bool keyed = base_key(e, &out->pk, &out->pk_len);
-    if (keyed && !out->pk) out->pk = (const uint8_t *)""; /* an empty key is a key */
-
-    if (e->has_method_type && e->method_type == OPENMLDB__API__METHOD_TYPE__kDelete) {
+    const osync__log_entry_t *e = &rec->entry;
+    /* One logical row is logged in several partitions: only the one with a dimension of index 0 has its key. Old
+     * entries without dimensions have it in pk. */
+    osync__span_t key = e->has_dimensions || e->pk.len == 0 ? e->base_key : e->pk;
+    out->kind = NOTHING;
+    if (!e->well_formed)
+        return at_record(r, rec, osync__err(err, OSYNC_ECORRUPT, "it doesn't parse as a LogEntry"), err);
+    out->pk = key.data;
+    out->pk_len = key.len;
+    if (e->is_delete) {
         /* Without a key it goes to every index whose ts is made by the clock, or is the column that it names. */
-        bool wide = !keyed && e->n_dimensions == 0 &&
-                    (r->table->ts_column == OSYNC__AUTO_TS || (e->ts_name && !strcmp(e->ts_name, r->table->ts_name)));
-        if (keyed || wide) {
-            out->kind = DELETE;
-            if (wide) out->pk = NULL;
-            out->start = e->has_ts ? e->ts : UINT64_MAX;
-            out->end = e->has_end_ts ? e->end_ts : 0;
-        }
+        bool wide = !key.data && !e->has_dimensions && (r->table->ts_column == OSYNC__AUTO_TS || names_ts(r, e));
+        if (!key.data && !wide) return 0;
+        out->kind = DELETE;
+        out->start = e->has_ts ? e->ts : UINT64_MAX;
+        out->end = e->has_end_ts ? e->end_ts : 0;
         return 0;
     }
-    if (!keyed) return 0;
-    osync_error_t why = {0};
-    rc = e->has_value ? osync__row_uncompress(r->table, e->value.data, e->value.len, MAX_ROW, &r->inflated, &out->value,
-                                              &out->value_len, &why)
-                      : osync__err(&why, OSYNC_ECORRUPT, "a put without a value");
-    if (!rc) rc = osync__row_base_ts(r->table, out->value, out->value_len, e->has_ts ? e->ts : 0, &out->ts, &why);
-    if (rc) return at_record(r, rec, &why, err);
+    if (!key.data) return 0;
+    if (r->inflated.cap > KEEP_MEMORY) osync__buf_free(&r->inflated);
+    int rc = e->value.data ? osync__row_uncompress(r->table, e->value.data, e->value.len, MAX_ROW, &r->inflated,
+                                                   &out->value, &out->value_len, err)
+                           : osync__err(err, OSYNC_ECORRUPT, "a put without a value");
+    if (!rc) rc = osync__row_base_ts(r->table, out->value, out->value_len, e->has_ts ? e->ts : 0, &out->ts, err);
+    if (rc) return at_record(r, rec, rc, err);
     out->kind = PUT;
     return 0;
 }
@@ -307,7 +248,7 @@ static int open_window(osync_reader_t *r, size_t i, osync_error_t *err) {
     int rc = 0;
     /* A log that doesn't reach the window's end isn't worth the replay. */
     if (g->tail > r->tail_seen) rc = require_same_log(r, &g->at_tail, err);
-    if (!rc) rc = osync__window_new(&g->window, r->table, dir, err);
+    if (!rc) rc = osync__window_new(&g->window, r->table, dir, r->window_memory, err);
     if (!rc && g->tail > g->base) rc = osync__binlog_seek(r->log, g->base + 1, err);
     for (uint64_t j = g->base; !rc && j < g->tail;) {
         osync__log_record_t rec;
@@ -843,8 +784,10 @@ int osync_snapshot_name(osync_snapshot_name_t *out, const char *dir, osync_error
     return rc;
 }
 
+static const osync_reader_config_t defaults = {.window_memory = WINDOW_MEMORY};
+
 void osync_reader_config_init(osync_reader_config_t *config, size_t size) {
-    osync__config_init(config, size, &(osync_reader_config_t){0}, sizeof *config);
+    osync__config_init(config, size, &defaults, sizeof *config);
 }
 
 static char *copy_string(const char *s, int *rc) {
@@ -879,7 +822,7 @@ static int advise(int rc, osync_error_t *err) {
 
 int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const osync_reader_config_t *config,
                       osync_error_t *err) {
-    osync_reader_config_t own = {0}, *c = &own;
+    osync_reader_config_t own = defaults, *c = &own;
     int rc = osync__config_take(&own, sizeof own, config, "osync_reader_config_init", err);
     if (rc) return rc;
     if (c->phase == OSYNC_PHASE_SNAPSHOT ? !c->snapshot_dir : !c->binlog_dir)
@@ -900,6 +843,7 @@ int osync_reader_open(osync_reader_t **out, const osync_table_t *table, const os
     r->start_ts = c->start_ts;
     r->cancel = c->cancel;
     r->pauses = c->pauses;
+    r->window_memory = c->window_memory;
     r->now = osync__wall_ms();
     r->scratch_dir = copy_string(c->scratch_dir, &rc);
     r->snapshot_dir = copy_string(c->snapshot_dir, &rc);
@@ -934,7 +878,6 @@ void osync_reader_close(osync_reader_t *r) {
     osync__binlog_close(r->log);
     osync__buf_free(&r->pk);
     osync__buf_free(&r->inflated);
-    osync__buf_free(&r->arena.block);
     osync__buf_free(&r->key);
     osync__buf_free(&r->point);
     osync__free(r->scratch_dir);
@@ -1025,11 +968,7 @@ static int next_stored(osync_reader_t *r, osync_error_t *err) {
         r->sdb_records++;
         if (rec.log_index < r->at.next) continue;
         rc = effect_of(r, &rec, &f, err);
-        if (!rc && f.kind == DELETE) {
-            osync_error_t why = {0};
-            (void)osync__err(&why, OSYNC_ECORRUPT, "it isn't a put");
-            rc = at_record(r, &rec, &why, err);
-        }
+        if (!rc && f.kind == DELETE) rc = at_record(r, &rec, osync__err(err, OSYNC_ECORRUPT, "it isn't a put"), err);
         if (rc) return rc;
         r->before = r->at;
         r->at = (osync__position_t){.next = rec.log_index + 1};

@@ -1,12 +1,15 @@
 /* One partition: asks the table source where the files are, links them, has rows read on a worker (feed.c) and sends
- * them to its scheduler.
+ * them to its scheduler (send.c).
  *
- * Two lanes run side by side. The work lane has at most one job on a pool at a time (link, open, fill a pack, store
- * what is committed), so that the reader and the links are never touched by two threads. The send lane has at most one
- * SendData under way. Between them are at most two packs. New binlog files are linked also while nobody takes packs,
- * since the tablet purges them whether they are read or not. Whatever ends a task waits until both lanes are empty;
- * nothing else is shared with other tasks. */
+ * Two lanes run side by side. The work lane, which is here, has at most one job on a pool at a time (link, open, fill a
+ * pack, store what is committed), so that the reader and the links are never touched by two threads. The send lane has
+ * at most one SendData under way. Between them are at most two packs. New binlog files are linked also while nobody
+ * takes packs, since the tablet purges them whether they are read or not. Whatever ends a task waits until both lanes
+ * are empty; nothing else is shared with other tasks. */
+#include "collector/task.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,116 +19,36 @@
 #include "base/error.h"
 #include "base/failpoint.h"
 #include "base/sys.h"
-#include "collector/ask.h"
-#include "collector/feed.h"
-#include "collector/internal.h"
 #include "collector/links.h"
 #include "collector/original.h"
-#include "osync/reader.h"
 #include "osync/table.h"
 
 enum {
-    MAX_PACKS = 2,
     BACKOFF_MIN_MS = 200,
     BACKOFF_MAX_MS = 5000,
-    MISSING_TRIES = 3, /* in a row, that files the reader needs are gone */
-    SCHEMA_TRIES = 10, /* in a row, that the source's schema doesn't know a row's version */
-};
-
-typedef enum stage { ASK_FILES, ASK_META, LINK, RUN } stage_t;
-
-struct osync__task {
-    const osync__task_env_t *env;
-    osync__partition_t *partition;
-    Openmldb__Datasync__AddSyncTaskRequest *request; /* sync_point is set only while it is being stored */
-    osync__rpc_call_t *call;                         /* AddSyncTask that waits for its answer */
-    bool handed_out;                                 /* by AddSyncTask, in contrast to a stored one */
-    bool fresh;                                      /* starts at the beginning: nothing in the folder is of use */
-    bool ready;                                      /* takes part in sending */
-    bool linked;
-    char *dir, *progress_path, *hold_path;
-    char *snapshot_source, *binlog_source;
-    osync__ask_t ask;
-
-    stage_t stage;
-    const char *state;
-    osync_error_t problem;        /* of the work lane; code 0: none */
-    osync_error_t link_problem;   /* of linking while nothing is read */
-    osync_error_t commit_problem; /* of storing what is committed */
-    osync_error_t send_problem;   /* of the send lane */
-    bool failed;
-    bool give_up; /* the links are to go; why: */
-    char *give_up_why;
-    bool gave_up; /* they have gone, and nothing is linked any more */
-
-    /* serialized SyncPoints */
-    osync__buf_t point;     /* accepted by the scheduler */
-    osync__buf_t committed; /* stored in task.progress, or about to be */
-    bool want_commit;
-
-    /* work lane */
-    osync__job_t job;
-    void (*job_done)(osync__task_t *t, int rc, osync_error_t *err);
-    int (*job_work)(osync__task_t *t, osync_error_t *err);
-    int job_rc;
-    osync_error_t job_err;
-    bool busy;
-    volatile int cancel;
-    uv_timer_t work_timer;
-    uint64_t wait_until, commit_at; /* monotonic ms; 0: now */
-    uint64_t poll_at;            /* a change of the tablet's files may go unnoticed: then they are looked at anyway */
-    uint32_t delay;              /* last backoff */
-    int missing, unknown_schema; /* in a row */
-    uv_fs_event_t watch;
-    bool watch_told;
-    bool idle;          /* the log's end was met */
-    bool dirty;         /* something has changed since: look again */
-    bool want_files;    /* there may be new files to link */
-    bool finished_read; /* the pack that ends a full sync is made */
-    bool discard;       /* the reader, and what is being read, is of no use any more */
-
-    /* of the job under way; the loop's thread leaves them alone while busy */
-    osync__feed_t feed;
-    osync__buf_t job_bytes; /* what task.progress is to hold */
-
-    /* send lane */
-    osync__pack_t packs[MAX_PACKS];
-    size_t n_packs;
-    uv_timer_t send_timer;
-    uint64_t send_id;
-    bool sending;   /* a call is open */
-    bool pack_sent; /* the open SendData carries packs[0] */
-    bool report_now;
-    uint64_t send_at, last_sent;
-    uint32_t send_delay;
-    uint64_t rows_sent;
-    osync_reader_progress_t progress;
-    uint64_t link_files, link_bytes, pinned_bytes;
-
-    /* end */
-    bool ending, remove, cleaned, removed;
-    unsigned open_handles;
+    WATCHED_BEATS = 12, /* from look to look while the folder is watched, in heartbeats */
+    MISSING_TRIES = 3,  /* in a row, that files the reader needs are gone */
+    SCHEMA_TRIES = 10,  /* in a row, that the source's schema doesn't know a row's version */
 };
 
 static void pump(osync__task_t *t);
-static void send_next(osync__task_t *t);
 
 /* ---- small things ---- */
 
-static bool is_original(const osync__task_t *t) {
+bool osync__task_is_original(const osync__task_t *t) {
     return !t->request->osync;
 }
 
-static bool same(const osync__buf_t *a, const osync__buf_t *b) {
+bool osync__point_same(const osync__buf_t *a, const osync__buf_t *b) {
     return a->len == b->len && (a->len == 0 || !memcmp(a->data, b->data, a->len));
 }
 
-static int assign(osync__buf_t *to, const void *data, size_t len) {
+int osync__point_set(osync__buf_t *to, const void *data, size_t len) {
     to->len = 0;
     return osync__buf_append(to, data, len);
 }
 
-static int pack_point(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p) {
+int osync__point_pack(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p) {
     size_t len = openmldb__datasync__sync_point__get_packed_size(p);
     to->len = 0;
     int rc = osync__buf_reserve(to, len);
@@ -133,23 +56,23 @@ static int pack_point(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p) 
     return rc;
 }
 
-static Openmldb__Datasync__SyncPoint *unpack_point(const osync__buf_t *b) {
+Openmldb__Datasync__SyncPoint *osync__point_unpack(const osync__buf_t *b) {
     return openmldb__datasync__sync_point__unpack(&osync__protobuf_allocator, b->len, b->data);
 }
 
-static void move(osync__buf_t *to, osync__buf_t *from) {
-    osync__buf_free(to);
-    *to = *from;
-    *from = (osync__buf_t){0};
-}
-
-static void drop_packs(osync__task_t *t) {
+void osync__task_drop_packs(osync__task_t *t) {
     for (size_t i = 0; i < t->n_packs; i++) osync__pack_clear(&t->packs[i]);
     t->n_packs = 0;
     t->finished_read = false;
 }
 
-static uint32_t longer(uint32_t delay) {
+void osync__task_shift_packs(osync__task_t *t) {
+    t->packs[0] = t->packs[1];
+    t->packs[1] = (osync__pack_t){0};
+    t->n_packs--;
+}
+
+uint32_t osync__task_longer(uint32_t delay) {
     if (delay < BACKOFF_MIN_MS) return BACKOFF_MIN_MS;
     return delay >= BACKOFF_MAX_MS / 2 ? BACKOFF_MAX_MS : delay * 2;
 }
@@ -159,9 +82,7 @@ static const char *name_of(const osync__task_t *t, char out[32]) {
     return out;
 }
 
-#define LOG(t, level, ...) log_task(t, OSYNC_LOG_##level, __VA_ARGS__)
-static void log_task(const osync__task_t *t, osync_log_level_t level, const char *fmt, ...) OSYNC_PRINTF(3, 4);
-static void log_task(const osync__task_t *t, osync_log_level_t level, const char *fmt, ...) {
+void osync__task_log(const osync__task_t *t, osync_log_level_t level, const char *fmt, ...) {
     char line[1400], name[32];
     va_list ap;
     va_start(ap, fmt);
@@ -170,14 +91,13 @@ static void log_task(const osync__task_t *t, osync_log_level_t level, const char
     osync__log(level, "collector: %s: %s", name_of(t, name), line);
 }
 
-/* A fault that mends itself or not; logged when it is a new one. */
-static void note(const osync__task_t *t, osync_error_t *problem, const osync_error_t *err) {
-    if (problem->code != err->code || strcmp(problem->message, err->message)) LOG(t, WARN, "%s", err->message);
+void osync__task_note(const osync__task_t *t, osync_error_t *problem, const osync_error_t *err) {
+    if (problem->code != err->code || strcmp(problem->message, err->message)) TASK_LOG(t, WARN, "%s", err->message);
     *problem = *err;
 }
 
 static void set_problem(osync__task_t *t, const osync_error_t *err) {
-    note(t, &t->problem, err);
+    osync__task_note(t, &t->problem, err);
 }
 
 static void clear(osync_error_t *problem) {
@@ -186,25 +106,25 @@ static void clear(osync_error_t *problem) {
 
 /* Where the next pack begins. */
 static const osync__buf_t *end_of_packs(const osync__task_t *t) {
-    return t->n_packs > 0 ? &t->packs[t->n_packs - 1].next : &t->point;
+    const osync__buf_t *staged = osync__direct_end_point(t);
+    return t->n_packs > 0 ? &t->packs[t->n_packs - 1].next : staged ? staged : &t->point;
 }
 
 /* It can't go on by itself. Links stay, but for the budget of disk space: a new hand-out may still need them. */
 static void fail(osync__task_t *t, const osync_error_t *err) {
-    LOG(t, ERROR, "failed: %s", err->message);
+    TASK_LOG(t, ERROR, "failed: %s", err->message);
     t->problem = *err;
     t->failed = true;
     t->state = "failed";
     t->report_now = true;
 }
 
-/* The reader looks at it from a worker. */
-static void set_cancel(osync__task_t *t, int cancel) {
+void osync__task_set_cancel(osync__task_t *t, int cancel) {
     __atomic_store_n(&t->cancel, cancel, __ATOMIC_RELAXED);
 }
 
 static void back_off(osync__task_t *t) {
-    t->delay = longer(t->delay);
+    t->delay = osync__task_longer(t->delay);
     t->wait_until = osync__mono_ms() + t->delay;
 }
 
@@ -226,28 +146,142 @@ static void answer(osync__task_t *t, int code, const char *message) {
     t->call = NULL;
 }
 
+/* ---- what others wait for ---- */
+
+static void on_work_timer(uv_timer_t *timer) {
+    pump(timer->data);
+}
+
+static void on_turn(void *arg) {
+    osync__task_t *t = arg;
+    t->served = true;
+    t->room = t->reading.wanted;
+    t->moved_at = osync__mono_ms();
+    if (!t->busy) uv_timer_start(&t->work_timer, on_work_timer, 0, 0);
+}
+
+static void on_place(void *arg) {
+    osync__task_t *t = arg;
+    t->moved_at = osync__mono_ms();
+    if (!t->busy) uv_timer_start(&t->work_timer, on_work_timer, 0, 0);
+}
+
+/* Whether it may read up to `room` bytes now; else `on_turn` tells. */
+static bool may_read(osync__task_t *t, uint64_t room) {
+    if (!t->served && !t->reading.waits && osync__budget_take(t->env->reading, &t->reading, room)) {
+        t->served = true;
+        t->room = room;
+    }
+    return t->served;
+}
+
+static bool may_open(osync__task_t *t) {
+    return t->place.held > 0 || (!t->place.waits && osync__budget_take(t->env->traverses, &t->place, 1));
+}
+
+static void give_place(osync__task_t *t) {
+    osync__budget_leave(t->env->traverses, &t->place);
+    if (t->place.held > 0) osync__budget_give(t->env->traverses, &t->place, t->place.held);
+}
+
+/* The reader may have been closed, or have come to the snapshot's end. */
+static void reader_changed(osync__task_t *t) {
+    if (!t->feed.reader || !t->feed.progress.traversing) give_place(t);
+}
+
+/* It doesn't read now: it leaves the line, or gives its turn back. */
+static void let_others_read(osync__task_t *t) {
+    osync__budget_leave(t->env->reading, &t->reading);
+    if (t->served) osync__budget_done(t->env->reading, &t->reading, 0, 0);
+    t->served = false;
+    t->room = 0;
+}
+
+/* What it holds is what its packs have become. */
+static void settle(osync__task_t *t) {
+    uint64_t due = t->room, held = t->reading.held;
+    for (size_t i = 0; i < t->n_packs; i++) due += t->packs[i].rows.cap;
+    due += osync__direct_memory(t);
+    if (due > held) osync__budget_charge(t->env->reading, &t->reading, due - held);
+    if (due < held) osync__budget_give(t->env->reading, &t->reading, held - due);
+}
+
+const char *osync__task_waits_for(const osync__task_t *t) {
+    if (t->place.waits) return "as many snapshots are read now as --max_traverses allows: it waits for its turn";
+    if (t->reading.waits && !t->feed.reader)
+        return "others read now: it waits for its turn (--max_bytes_in_flight, --max_read_rate, --max_cpu_percent)";
+    return NULL;
+}
+
+uint64_t osync__task_stalled(const osync__task_t *t, bool place) {
+    uint64_t ms = osync__mono_ms() - t->moved_at;
+    if (t->ending || t->busy) return 0;
+    if (place) return t->place.held > 0 && !t->reading.waits ? ms : 0;
+    /* What the scheduler has seen is sent again as it was: one of the original takes nothing else. */
+    bool seen = t->sending || t->direct.sent || (osync__task_is_original(t) && t->n_packs > 0);
+    return t->reading.held > 0 && !seen ? ms : 0;
+}
+
+void osync__task_yield(osync__task_t *t, bool place) {
+    TASK_LOG(t, INFO, "nobody takes its rows, and others wait: %s",
+             place ? "its snapshot is opened again later" : "they are read again later");
+    if (!place) {
+        osync__direct_void(t);
+        osync__task_drop_packs(t);
+    }
+    t->discard = t->gave_way = true;
+    pump(t);
+}
+
 /* ---- work lane: jobs ---- */
+
+/* What this thread has read from files since it began. False: the system doesn't tell. */
+static bool bytes_read(uint64_t *out) {
+    char text[256];
+    unsigned long long n = 0;
+    int fd = open("/proc/thread-self/io", O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    if (len <= 0) return false;
+    text[len] = 0;
+    if (sscanf(text, "rchar: %llu", &n) != 1) return false;
+    *out = n;
+    return true;
+}
 
 static void on_work(osync__job_t *job) {
     osync__task_t *t = job->arg;
+    uint64_t before = 0, after = 0;
+    bool known = t->job_reads && t->env->config->max_read_rate > 0 && bytes_read(&before);
     t->job_rc = t->job_work(t, &t->job_err);
+    t->read_bytes = known && bytes_read(&after) ? after - before : t->feed.pack.rows.len;
 }
 
 static void on_work_done(osync__job_t *job) {
     osync__task_t *t = job->arg;
     t->busy = false;
+    if (t->job_reads) {
+        t->served = false;
+        t->room = 0;
+        osync__budget_done(t->env->reading, &t->reading, t->read_bytes, job->cpu_ns);
+    }
     t->link_files = t->feed.links.files;
     t->link_bytes = t->feed.links.bytes;
     t->pinned_bytes = t->feed.links.pinned;
     t->job_done(t, t->job_rc, &t->job_err);
+    if (t->job_reads) reader_changed(t);
     pump(t);
 }
+
+static int open_work(osync__task_t *t, osync_error_t *err);
+static int fill_work(osync__task_t *t, osync_error_t *err);
 
 static void start_job_on(osync__pool_t *pool, osync__task_t *t, int (*work)(osync__task_t *, osync_error_t *),
                          void (*done)(osync__task_t *, int, osync_error_t *)) {
     t->busy = true;
     t->job_work = work;
     t->job_done = done;
+    t->job_reads = work == open_work || work == fill_work;
     t->job_err = (osync_error_t){0};
     t->job = (osync__job_t){.work = on_work, .done = on_work_done, .arg = t};
     osync__pool_submit(pool, &t->job);
@@ -260,7 +294,7 @@ static void start_job(osync__task_t *t, int (*work)(osync__task_t *, osync_error
 
 /* Serializes the request with `committed` as its sync point into job_bytes. */
 static int make_progress(osync__task_t *t) {
-    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->committed);
+    Openmldb__Datasync__SyncPoint *p = osync__point_unpack(&t->committed);
     int rc = OSYNC_ENOMEM;
     if (!p) return rc;
     t->request->sync_point = p;
@@ -297,7 +331,7 @@ static void commit_done(osync__task_t *t, int rc, osync_error_t *err) {
         return;
     }
     /* The older point that is stored still is a right one; only more is kept than needed. */
-    note(t, &t->commit_problem, err);
+    osync__task_note(t, &t->commit_problem, err);
     t->want_commit = true;
     t->commit_at = osync__mono_ms() + BACKOFF_MAX_MS;
 }
@@ -306,7 +340,7 @@ static void commit_done(osync__task_t *t, int rc, osync_error_t *err) {
 
 static void setup_failed(osync__task_t *t, const osync_error_t *err) {
     if (t->call) {
-        LOG(t, WARN, "not taken: %s", err->message);
+        TASK_LOG(t, WARN, "not taken: %s", err->message);
         answer(t, -1, err->message);
         osync__task_end(t, false);
         return;
@@ -341,7 +375,7 @@ static void on_files(void *arg, int rc, osync_error_t *err) {
         t->feed.links.binlog_source = t->binlog_source = t->ask.binlog_dir;
         t->ask.snapshot_dir = t->ask.binlog_dir = NULL;
         t->feed.memory = t->ask.memory;
-        t->stage = ASK_META;
+        t->step = ASK_META;
     }
     pump(t);
 }
@@ -354,7 +388,7 @@ static void on_meta(void *arg, int rc, osync_error_t *err) {
         osync_table_free(t->feed.table);
         t->feed.table = t->ask.table;
         t->ask.table = NULL;
-        t->stage = t->linked ? RUN : LINK;
+        t->step = t->linked ? RUN : LINK;
     }
     pump(t);
 }
@@ -366,8 +400,8 @@ static void ask_source(osync__task_t *t) {
         .pid = t->request->pid,
         .tablet = t->request->tablet_endpoint ? t->request->tablet_endpoint : "",
     };
-    int rc = t->stage == ASK_FILES ? osync__ask_files(&t->ask, &partition, on_files, t, &err)
-                                   : osync__ask_meta(&t->ask, &partition, on_meta, t, &err);
+    int rc = t->step == ASK_FILES ? osync__ask_files(&t->ask, &partition, on_files, t, &err)
+                                  : osync__ask_meta(&t->ask, &partition, on_meta, t, &err);
     if (rc && !t->ending) source_failed(t, &err);
 }
 
@@ -415,7 +449,10 @@ static int link_work(osync__task_t *t, osync_error_t *err) {
 static void on_watch(uv_fs_event_t *watch, const char *name, int events, int status) {
     osync__task_t *t = watch->data;
     t->dirty = true;
-    if (status || (events & UV_RENAME)) t->want_files = true;
+    if (status || (events & UV_RENAME)) {
+        t->want_files = true;
+        uv_fs_event_stop(watch); /* the folder itself may have been replaced: it begins anew */
+    }
     if (t->idle || t->want_files) pump(t);
 }
 
@@ -423,14 +460,20 @@ static void start_watch(osync__task_t *t) {
     if (uv_is_active((uv_handle_t *)&t->watch)) return;
     int rc = uv_fs_event_start(&t->watch, on_watch, t->binlog_source, 0);
     if (rc && !t->watch_told)
-        LOG(t, WARN, "can't watch %s (%s; see fs.inotify.max_user_watches): looking every %u ms instead",
-            t->binlog_source, uv_strerror(rc), t->env->config->heartbeat_ms);
+        TASK_LOG(t, WARN, "can't watch %s (%s; see fs.inotify.max_user_watches): looking every %u ms instead",
+                 t->binlog_source, uv_strerror(rc), t->env->config->heartbeat_ms);
     t->watch_told = rc != 0;
 }
 
 static void looked_at_source(osync__task_t *t) {
     t->want_files = false;
     t->poll_at = osync__mono_ms() + t->env->config->heartbeat_ms;
+}
+
+/* The log's end was met. What happens next is told, so that looking is for what may go unnoticed. */
+static void look_rarely(osync__task_t *t) {
+    if (!t->progress.traversing && uv_is_active((uv_handle_t *)&t->watch))
+        t->poll_at = osync__mono_ms() + WATCHED_BEATS * (uint64_t)t->env->config->heartbeat_ms;
 }
 
 static int link_more_work(osync__task_t *t, osync_error_t *err) {
@@ -442,7 +485,7 @@ static int link_more_work(osync__task_t *t, osync_error_t *err) {
 /* The next pack, whose making looks for files too, decides what follows from an error. */
 static void link_more_done(osync__task_t *t, int rc, osync_error_t *err) {
     if (rc)
-        note(t, &t->link_problem, err);
+        osync__task_note(t, &t->link_problem, err);
     else
         clear(&t->link_problem);
 }
@@ -466,14 +509,14 @@ static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
         } else if (osync_err_retriable(rc) || rc == OSYNC_ENOENT) {
             set_problem(t, err);
             back_off(t);
-            t->stage = ASK_FILES; /* the table may be elsewhere by then */
+            t->step = ASK_FILES; /* the table may be elsewhere by then */
         } else {
             fail(t, err);
         }
         return;
     }
     t->linked = true;
-    t->stage = RUN;
+    t->step = RUN;
     t->delay = 0;
     clear(&t->problem);
     uv_fs_event_stop(&t->watch);
@@ -485,8 +528,8 @@ static void link_done(osync__task_t *t, int rc, osync_error_t *err) {
     t->last_sent = osync__mono_ms();
     t->env->ready(t);
     answer(t, 0, NULL);
-    LOG(t, INFO, "taken for %s: %llu files linked", t->request->des_endpoint, (unsigned long long)t->link_files);
-    send_next(t);
+    TASK_LOG(t, INFO, "taken for %s: %llu files linked", t->request->des_endpoint, (unsigned long long)t->link_files);
+    osync__task_send_next(t);
 }
 
 static void link_files(osync__task_t *t) {
@@ -503,7 +546,7 @@ static void set_up(osync__task_t *t) {
     osync__partition_t *p = t->partition;
     if (t->ask.open) return;
     t->state = "linking";
-    if (t->stage != LINK)
+    if (t->step != LINK)
         ask_source(t);
     else if (p->active && p->active != t)
         osync__task_end(p->active, false); /* ends first: its folder becomes this task's */
@@ -532,23 +575,36 @@ static int close_work(osync__task_t *t, osync_error_t *err) {
 static void close_done(osync__task_t *t, int rc, osync_error_t *err) {
     (void)rc;
     (void)err;
+    reader_changed(t);
     t->discard = false;
     t->feed.rows_at_most = 0;
     t->idle = false;
     t->dirty = true;
 }
 
+static void schema_unknown(osync__task_t *t, const osync_error_t *err) {
+    t->step = ASK_META;
+    set_problem(t, err);
+    if (t->unknown_schema > 1) back_off(t);
+}
+
+void osync__task_rows_failed(osync__task_t *t, osync_error_t *err) {
+    if (t->ending || t->give_up || t->failed) return;
+    if (err->code == OSYNC_ESCHEMA && t->step == RUN && t->unknown_schema++ < SCHEMA_TRIES)
+        schema_unknown(t, err);
+    else if (t->step == RUN)
+        fail(t, err);
+}
+
 /* The reader is closed. */
 static void read_failed(osync__task_t *t, int rc, osync_error_t *err) {
     if (t->ending || t->discard || t->give_up) return; /* what comes is decided elsewhere */
     if (rc == OSYNC_ESCHEMA && t->unknown_schema++ < SCHEMA_TRIES) {
-        t->stage = ASK_META;
-        set_problem(t, err);
-        if (t->unknown_schema > 1) back_off(t);
+        schema_unknown(t, err);
         return;
     }
     if (rc == OSYNC_ENOENT && t->missing++ < MISSING_TRIES) {
-        t->stage = ASK_FILES; /* the table may be elsewhere, or gone: the source knows */
+        t->step = ASK_FILES; /* the table may be elsewhere, or gone: the source knows */
         t->linked = false;
     } else if (rc == OSYNC_ESCHEMA || !osync_err_retriable(rc)) {
         fail(t, err);
@@ -587,29 +643,34 @@ static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
         return;
     }
     t->feed.rows_at_most = 0;
+    t->moved_at = osync__mono_ms();
     t->delay = 0;
-    t->missing = t->unknown_schema = 0;
+    t->missing = 0;
+    if (!t->direct.grant) t->unknown_schema = 0; /* else only encoding tells */
     clear(&t->problem);
     clear(&t->link_problem);
     t->progress = t->feed.progress;
     t->state = t->progress.traversing ? "traversing" : "following";
     t->idle = t->feed.met_end;
-    /* No rows and no progress; or progress that an original scheduler doesn't expect, in the middle of rows that are
-     * left out: the reader stands where it stands. */
-    if (p->count == 0 && !finished && (same(&p->next, end_of_packs(t)) || (is_original(t) && !t->feed.met_end))) {
+    if (t->idle) look_rarely(t);
+    /* No rows and no progress; or there must be more room first; or progress that an original scheduler doesn't expect,
+     * in the middle of rows that are left out: the reader stands where it stands. */
+    if (p->count == 0 && !finished &&
+        (t->feed.needs > 0 || osync__point_same(&p->next, end_of_packs(t)) ||
+         (osync__task_is_original(t) && !t->feed.met_end))) {
         osync__pack_clear(p);
         return;
     }
     p->finished = t->finished_read = finished;
     t->packs[t->n_packs++] = *p;
     *p = (osync__pack_t){0};
-    send_next(t);
+    osync__task_send_next(t);
 }
 
 /* ---- end ---- */
 
 static void free_task(osync__task_t *t) {
-    drop_packs(t);
+    osync__task_drop_packs(t);
     osync__feed_free(&t->feed);
     osync__buf_free(&t->point);
     osync__buf_free(&t->committed);
@@ -639,11 +700,11 @@ static int end_work(osync__task_t *t, osync_error_t *err) {
 }
 
 static void end_done(osync__task_t *t, int rc, osync_error_t *err) {
-    if (rc) LOG(t, ERROR, "its folder can't be removed: %s", err->message);
+    if (rc) TASK_LOG(t, ERROR, "its folder can't be removed: %s", err->message);
 }
 
 static void go_to_end(osync__task_t *t) {
-    if (t->ask.open || t->sending) return;
+    if (t->ask.open || t->sending || t->direct.stages > 0) return;
     if (!t->cleaned || t->removed != t->remove) {
         t->cleaned = true;
         t->removed = t->remove;
@@ -652,6 +713,8 @@ static void go_to_end(osync__task_t *t) {
             return;
         }
     }
+    osync__task_drop_packs(t);
+    give_place(t);
     uv_handle_t *handles[] = {(uv_handle_t *)&t->work_timer, (uv_handle_t *)&t->send_timer, (uv_handle_t *)&t->watch};
     for (size_t i = 0; i < 3; i++)
         if (!uv_is_closing(handles[i])) uv_close(handles[i], on_handle_closed);
@@ -661,13 +724,14 @@ void osync__task_end(osync__task_t *t, bool remove) {
     t->remove |= remove;
     if (!t->ending) {
         t->ending = true;
-        set_cancel(t, 1);
+        osync__task_set_cancel(t, 1);
         answer(t, -1, "the collector gives this task up: it is replaced by a newer one, or the collector is closing");
         uv_timer_stop(&t->work_timer);
         uv_timer_stop(&t->send_timer);
         uv_fs_event_stop(&t->watch);
         osync__ask_cancel(&t->ask);
         if (t->sending) osync__rpc_cancel(t->env->client, t->send_id);
+        osync__direct_end(t);
     }
     pump(t);
 }
@@ -678,7 +742,7 @@ void osync__task_end(osync__task_t *t, bool remove) {
 static void say_missing(const osync__task_t *t, char *out, size_t size) {
     osync_error_t err = {0};
     uint64_t first = 0, last = 0;
-    Openmldb__Datasync__SyncPoint *p = unpack_point(&t->feed.from);
+    Openmldb__Datasync__SyncPoint *p = osync__point_unpack(&t->feed.from);
     int rc = !p                            ? osync__err(&err, OSYNC_ENOMEM, "out of memory")
              : t->feed.links.binlog_source ? osync__links_missing(&t->feed.links, p, &first, &last, &err)
                                            : osync__err(&err, OSYNC_EAGAIN, "it hasn't answered yet");
@@ -718,7 +782,10 @@ static void give_up_done(osync__task_t *t, int rc, osync_error_t *err) {
     osync__err(&reason, rc, "%s: %s", t->give_up_why, err->message);
     osync__free(t->give_up_why);
     t->give_up_why = NULL;
-    if (!t->sending) drop_packs(t);
+    if (!t->sending) {
+        osync__task_drop_packs(t);
+        osync__direct_void(t);
+    }
     fail(t, &reason);
 }
 
@@ -731,50 +798,71 @@ bool osync__task_give_up(osync__task_t *t, const char *why) {
     t->give_up_why = osync__strdup(why);
     if (!t->give_up_why) return false; /* the next time */
     t->give_up = true;
-    set_cancel(t, 1);
+    osync__task_set_cancel(t, 1);
     pump(t);
     return true;
 }
 
 /* ---- work lane: what comes next ---- */
 
-static void on_work_timer(uv_timer_t *timer) {
-    pump(timer->data);
+/* A snapshot will be open. */
+static bool will_traverse(const osync__task_t *t) {
+    Openmldb__Datasync__SyncPoint *p = osync__point_unpack(end_of_packs(t));
+    bool is = p && p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
+    if (p) openmldb__datasync__sync_point__free_unpacked(p, &osync__protobuf_allocator);
+    return is;
 }
 
-static void read_on(osync__task_t *t) {
+/* False: there is nothing that it could read now; else it reads, or waits in line. */
+static bool read_on(osync__task_t *t) {
     osync_error_t memory;
-    if (t->n_packs == MAX_PACKS || t->finished_read) return;
+    if (t->n_packs == MAX_PACKS || t->finished_read || t->gave_way) return false;
     if (!t->feed.reader) {
+        bool waited = t->place.waits;
+        if (will_traverse(t) && !may_open(t)) {
+            let_others_read(t);
+            t->state = "waiting";
+            t->report_now |= !waited;
+            return true;
+        }
+        if (!may_read(t, 0)) {
+            t->state = "waiting";
+            return true;
+        }
         const osync__buf_t *from = end_of_packs(t);
-        if (assign(&t->feed.from, from->data, from->len)) {
+        if (osync__point_set(&t->feed.from, from->data, from->len)) {
             osync__err(&memory, OSYNC_ENOMEM, "out of memory");
             set_problem(t, &memory);
             back_off(t);
-            return;
+            return false;
         }
         t->state = "replaying";
-        set_cancel(t, 0);
+        osync__task_set_cancel(t, 0);
         looked_at_source(t);
         start_job_on(t->env->long_pool, t, open_work, open_done);
-        return;
+        return true;
     }
-    if (t->idle && !t->dirty && !t->want_files) return;
+    if (t->idle && !t->dirty && !t->want_files) return false;
+    uint64_t most = t->env->config->max_pack_size;
+    if (!may_read(t, t->feed.needs > most ? t->feed.needs : most)) return true;
+    t->feed.room = t->room;
     t->feed.look_for_files = t->want_files;
     if (t->want_files) looked_at_source(t);
     t->idle = t->dirty = false;
     start_job(t, fill_work, fill_done);
+    return true;
 }
 
-/* Starts what the work lane has to do next, or sets the timer for it. */
-static void pump(osync__task_t *t) {
+static void work_on(osync__task_t *t) {
     uint64_t now = osync__mono_ms(), wake = UINT64_MAX;
-    if (t->busy) return;
+    bool reads = false;
     if (t->ending) {
+        let_others_read(t);
+        reader_changed(t);
         go_to_end(t);
         return;
     }
-    if (t->want_commit && t->stage == RUN) {
+    if (t->want_commit && t->step == RUN) {
         if (now >= t->commit_at && !make_progress(t)) {
             t->want_commit = false;
             start_job(t, commit_work, commit_done);
@@ -785,7 +873,7 @@ static void pump(osync__task_t *t) {
     }
     if (t->give_up && !t->ask.open) {
         t->feed.links.binlog_source = t->binlog_source;
-        if (assign(&t->feed.from, t->committed.data, t->committed.len)) t->feed.from.len = 0;
+        if (osync__point_set(&t->feed.from, t->committed.data, t->committed.len)) t->feed.from.len = 0;
         start_job(t, give_up_work, give_up_done);
         return;
     }
@@ -793,26 +881,28 @@ static void pump(osync__task_t *t) {
         start_job(t, close_work, close_done);
         return;
     }
-    if (t->stage == RUN && !t->gave_up && now >= t->poll_at) {
-        t->dirty = t->want_files = true;
-        start_watch(t);
-    }
+    if (t->step == RUN && !t->gave_up && now >= t->poll_at) t->dirty = t->want_files = true;
+    if (t->step == RUN && !t->gave_up && t->want_files) start_watch(t);
     if (!t->failed && now >= t->wait_until) {
-        if (t->stage == RUN)
-            read_on(t);
+        if (t->step == RUN)
+            reads = read_on(t);
         else
             set_up(t);
+    }
+    if (!reads) {
+        let_others_read(t);
+        reader_changed(t);
     }
     if (t->ending) { /* since the source was asked */
         if (!t->busy) go_to_end(t);
         return;
     }
     /* The budget wants to know. (An answer of the source changes what the job looks at.) */
-    if (!t->busy && !t->ask.open && t->stage != RUN && !t->handed_out && now >= t->poll_at) {
+    if (!t->busy && !t->ask.open && t->step != RUN && !t->handed_out && now >= t->poll_at) {
         t->poll_at = now + t->env->config->heartbeat_ms;
         start_job(t, measure_work, measure_done);
     }
-    if (!t->busy && t->stage == RUN && t->want_files && !t->gave_up) {
+    if (!t->busy && t->step == RUN && t->want_files && !t->gave_up) {
         /* Nothing can be read now, but the tablet may purge. */
         looked_at_source(t);
         start_job(t, link_more_work, link_more_done);
@@ -822,185 +912,17 @@ static void pump(osync__task_t *t) {
         if (!t->handed_out && !t->gave_up && !t->ask.open && t->poll_at < wake) wake = t->poll_at;
         if (wake != UINT64_MAX) uv_timer_start(&t->work_timer, on_work_timer, wake > now ? wake - now : 0, 0);
     }
-    if (t->report_now) send_next(t);
+    if (t->report_now) osync__task_send_next(t);
+}
+
+/* Starts what the work lane has to do next, or sets the timer for it. */
+static void pump(osync__task_t *t) {
+    if (!t->busy) work_on(t);
+    settle(t);
 }
 
 void osync__task_go_on(osync__task_t *task) {
     pump(task);
-}
-
-/* ---- send lane ---- */
-
-static void on_send_timer(uv_timer_t *timer) {
-    send_next(timer->data);
-}
-
-static void accept_pack(osync__task_t *t) {
-    osync__pack_t *p = &t->packs[0];
-    t->rows_sent += p->count;
-    move(&t->point, &p->next);
-    osync__pack_clear(p);
-    t->packs[0] = t->packs[1];
-    t->packs[1] = (osync__pack_t){0};
-    t->n_packs--;
-}
-
-static void set_committed(osync__task_t *t, const osync__buf_t *point) {
-    if (same(point, &t->committed)) return;
-    if (assign(&t->committed, point->data, point->len)) return; /* it will be told again */
-    t->want_commit = true;
-    t->commit_at = 0;
-}
-
-static void rewind_to(osync__task_t *t, const osync__buf_t *point) {
-    if (assign(&t->point, point->data, point->len)) return; /* it will be told again */
-    LOG(t, INFO, "the scheduler wants the rows again from an earlier point");
-    drop_packs(t);
-    t->discard = true;
-    set_cancel(t, 1);
-}
-
-/* An answer came. Returns true if the same request must be sent again after a while. */
-static bool take_answer(osync__task_t *t, const Openmldb__Datasync__SendDataResponse *r) {
-    osync__buf_t point = {0};
-    bool again = false;
-    int code = r->response->code;
-    if (r->delete_task) {
-        /* A reply to a task that was replaced never comes here: its call was canceled. While a newer one is being set
-         * up, the folder is that one's. */
-        LOG(t, INFO, "deleted by the scheduler: %s", r->response->msg ? r->response->msg : "no reason given");
-        osync__task_end(t, !t->partition->incoming);
-        return false;
-    }
-    /* A collector of the original that had this task before may not have kept the word of it. */
-    if (r->committed_point || r->resume_point) t->request->has_osync = t->request->osync = 1;
-    if (r->committed_point && !pack_point(&point, r->committed_point)) set_committed(t, &point);
-    if (r->resume_point) {
-        if (!pack_point(&point, r->resume_point)) rewind_to(t, &point);
-    } else if (code != 0) {
-        osync_error_t err;
-        osync__err(&err, OSYNC_EAGAIN, "the scheduler %s doesn't take data now: %s", t->request->des_endpoint,
-                   r->response->msg ? r->response->msg : "no reason given");
-        note(t, &t->send_problem, &err);
-        again = true;
-    } else if (t->pack_sent) {
-        bool finished = t->packs[0].finished;
-        if (is_original(t)) set_committed(t, &t->packs[0].next);
-        accept_pack(t);
-        if (finished) {
-            LOG(t, INFO, "finished: %llu rows", (unsigned long long)t->rows_sent);
-            osync__task_end(t, !t->partition->incoming);
-        }
-    }
-    osync__buf_free(&point);
-    return again;
-}
-
-static void on_sent(void *arg, int status, const ProtobufCMessage *message, const osync_error_t *rpc_err) {
-    osync__task_t *t = arg;
-    OSYNC__AFTER(send_data);
-    t->sending = false;
-    if (t->ending) {
-        pump(t);
-        return;
-    }
-    bool again = true;
-    if (status) {
-        osync_error_t err;
-        osync__err_wrap(&err, rpc_err, "SendData to the scheduler %s", t->request->des_endpoint);
-        note(t, &t->send_problem, &err);
-    } else {
-        again = take_answer(t, (const Openmldb__Datasync__SendDataResponse *)(const void *)message);
-    }
-    if (t->ending) return;
-    if (t->gave_up) drop_packs(t); /* so that what is sent next says so */
-    if (again) {
-        t->send_delay = longer(t->send_delay);
-        t->send_at = osync__mono_ms() + t->send_delay;
-    } else {
-        t->send_delay = 0;
-        t->send_at = 0;
-        clear(&t->send_problem);
-    }
-    send_next(t);
-    pump(t);
-}
-
-static void report_reason(const osync__task_t *t, char *out, size_t size) {
-    uint64_t now = osync__mono_ms();
-    const osync_error_t *problem = t->problem.code        ? &t->problem
-                                   : t->link_problem.code ? &t->link_problem
-                                                          : &t->commit_problem;
-    if (problem->code)
-        (void)snprintf(out, size, "%s", problem->message);
-    else if (!strcmp(t->state, "waiting"))
-        (void)snprintf(out, size,
-                       "the snapshot is too young to be read: everything that was put before it must be in the log; "
-                       "waits %llu s more",
-                       (unsigned long long)(t->wait_until > now ? (t->wait_until - now + 999) / 1000 : 0));
-    else
-        out[0] = 0;
-}
-
-static void send_request(osync__task_t *t, const osync__pack_t *p) {
-    osync_error_t err = {0};
-    char reason[sizeof t->problem.message], state[16], token[1] = "";
-    Openmldb__Datasync__SendDataRequest r = OPENMLDB__DATASYNC__SEND_DATA_REQUEST__INIT;
-    Openmldb__Datasync__CollectorReport report = OPENMLDB__DATASYNC__COLLECTOR_REPORT__INIT;
-    r.start_point = unpack_point(&t->point);
-    r.next_point = unpack_point(p ? &p->next : &t->point);
-    int rc = OSYNC_ENOMEM;
-    if (r.start_point && r.next_point) {
-        report_reason(t, reason, sizeof reason);
-        (void)snprintf(state, sizeof state, "%s", t->state);
-        report.state = state;
-        if (reason[0]) report.reason = reason;
-        report.has_failed = 1;
-        report.failed = t->failed && !p; /* rows that were read before it are good */
-        report.has_snapshot_rows = report.has_log_tail = 1;
-        report.snapshot_rows = t->progress.snapshot_rows;
-        report.log_tail = t->progress.tail;
-        r.has_tid = r.has_pid = r.has_count = r.has_finished = 1;
-        r.tid = t->request->tid;
-        r.pid = t->request->pid;
-        r.count = p ? p->count : 0;
-        r.finished = p && p->finished;
-        r.token = t->request->token ? t->request->token : token;
-        r.report = &report;
-        OSYNC__BEFORE(send_data);
-        rc = osync__rpc_call(t->env->client, t->request->des_endpoint, "openmldb.datasync.SyncTool", "SendData",
-                             &r.base, p ? p->rows.data : NULL, p ? p->rows.len : 0,
-                             &openmldb__datasync__send_data_response__descriptor, t->env->config->request_timeout_ms,
-                             on_sent, t, &t->send_id, &err);
-    } else {
-        osync__err(&err, rc, "out of memory");
-    }
-    if (r.start_point) openmldb__datasync__sync_point__free_unpacked(r.start_point, &osync__protobuf_allocator);
-    if (r.next_point) openmldb__datasync__sync_point__free_unpacked(r.next_point, &osync__protobuf_allocator);
-    t->last_sent = osync__mono_ms();
-    if (!p) t->report_now = false;
-    if (rc) {
-        osync__err_wrap(&err, &err, "SendData to the scheduler %s", t->request->des_endpoint);
-        note(t, &t->send_problem, &err);
-        t->send_delay = longer(t->send_delay);
-        t->send_at = osync__mono_ms() + t->send_delay;
-        uv_timer_start(&t->send_timer, on_send_timer, t->send_delay, 0);
-        return;
-    }
-    t->sending = true;
-    t->pack_sent = p != NULL;
-}
-
-static void send_next(osync__task_t *t) {
-    if (t->ending || t->sending || !t->ready) return;
-    uint64_t now = osync__mono_ms();
-    uint64_t due = t->last_sent + t->env->config->heartbeat_ms;
-    if (t->n_packs > 0 || t->report_now) due = now;
-    if (due < t->send_at) due = t->send_at;
-    if (now < due)
-        uv_timer_start(&t->send_timer, on_send_timer, due - now, 0);
-    else
-        send_request(t, t->n_packs > 0 ? &t->packs[0] : NULL);
 }
 
 /* ---- the task ---- */
@@ -1014,11 +936,11 @@ osync__partition_t *osync__task_partition(const osync__task_t *t) {
 }
 
 bool osync__task_replaceable(const osync__task_t *t) {
-    return !t->ready && !t->busy && t->stage != LINK;
+    return !t->ready && !t->busy && t->step != LINK;
 }
 
 static void show_point(const osync__buf_t *b, char *out, size_t size) {
-    Openmldb__Datasync__SyncPoint *p = unpack_point(b);
+    Openmldb__Datasync__SyncPoint *p = osync__point_unpack(b);
     if (!p)
         (void)snprintf(out, size, "?");
     else if (p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kBINLOG)
@@ -1034,6 +956,9 @@ static void show_point(const osync__buf_t *b, char *out, size_t size) {
 }
 
 void osync__task_status(const osync__task_t *t, osync__task_status_t *out) {
+    osync__stage_size_t staged = {0};
+    if (t->direct.stage) osync__stage_size(t->direct.stage, &staged);
+    const char *waits_for = osync__task_waits_for(t);
     *out = (osync__task_status_t){
         .tid = t->request->tid,
         .pid = t->request->pid,
@@ -1042,11 +967,16 @@ void osync__task_status(const osync__task_t *t, osync__task_status_t *out) {
                   : t->link_problem.code   ? t->link_problem.message
                   : t->commit_problem.code ? t->commit_problem.message
                   : t->send_problem.code   ? t->send_problem.message
+                  : t->direct.problem.code ? t->direct.problem.message
+                  : waits_for              ? waits_for
                                            : "",
         .scheduler = t->request->des_endpoint,
         .tablet = t->request->tablet_endpoint ? t->request->tablet_endpoint : "",
         .failed = t->failed,
+        .direct = t->direct.grant != NULL,
         .rows_sent = t->rows_sent,
+        .staged_rows = staged.rows,
+        .staged_bytes = staged.bytes,
         .log_tail = t->progress.tail,
         .snapshot_rows = t->progress.snapshot_rows,
         .link_files = t->link_files,
@@ -1067,8 +997,8 @@ static int take_point(osync__task_t *t) {
     beginning.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
     if (!p) p = &beginning;
     t->fresh = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT && !p->has_pk && p->n_ranges == 0;
-    int rc = pack_point(&t->committed, p);
-    if (!rc) rc = assign(&t->point, t->committed.data, t->committed.len);
+    int rc = osync__point_pack(&t->committed, p);
+    if (!rc) rc = osync__point_set(&t->point, t->committed.data, t->committed.len);
     if (t->request->sync_point)
         openmldb__datasync__sync_point__free_unpacked(t->request->sync_point, &osync__protobuf_allocator);
     t->request->sync_point = NULL;
@@ -1091,6 +1021,7 @@ int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__pa
     t->ready = !t->handed_out;
     t->report_now = t->ready; /* a stored task tells its scheduler at once that it is there */
     t->state = "linking";
+    osync__random_hex(t->direct.stager, OSYNC__ATTEMPT_BYTES);
     int rc = take_point(t);
     t->dir = osync__task_dir(env->config->data_dir, partition->key);
     if (t->dir) {
@@ -1105,6 +1036,8 @@ int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__pa
     t->feed.full = request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kFull;
     if (request->mode == OPENMLDB__DATASYNC__SYNC_MODE__kIncrementalByTimestamp) t->feed.start_ts = request->start_ts;
     t->feed.token_len = strlen(osync__task_token(t));
+    t->reading = (osync__holder_t){.turn = on_turn, .arg = t};
+    t->place = (osync__holder_t){.turn = on_place, .arg = t};
     uv_timer_init(env->loop, &t->work_timer);
     uv_timer_init(env->loop, &t->send_timer);
     uv_fs_event_init(env->loop, &t->watch);

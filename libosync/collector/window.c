@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
+#include "collector/keymap.h"
 #include "format/snapshot.h"
 
 enum {
@@ -16,6 +17,12 @@ enum {
     MAX_WIDE_DELETES = 100000, /* deletes without a key are kept in memory, 24 bytes each */
 };
 
+/* A delete of one pk's rows, as long as it is in memory. */
+typedef struct pk_delete {
+    uint64_t index, start, end;
+    uint64_t earlier; /* 1 + the place of the delete of this pk before it; 0: it is the first */
+} pk_delete_t;
+
 /* A delete without a key: it applies to every pk. */
 typedef struct wide_delete {
     uint64_t index, start, end;
@@ -24,11 +31,20 @@ typedef struct wide_delete {
 struct osync__window {
     const osync_table_t *table;
     char *dir;
+    size_t memory; /* limit of what is held in memory */
+
+    /* While that holds everything. */
+    osync__keymap_t puts;    /* base index key -> log index of its last put */
+    osync__keymap_t pks;     /* pk -> 1 + the place of its last delete */
+    pk_delete_t *pk_deletes; /* in log order */
+    size_t n_pk_deletes, cap_pk_deletes;
+
+    /* The scratch database, which has everything as soon as it is open. */
     rocksdb_comparator_t *comparator;
     rocksdb_options_t *options, *delete_options;
     rocksdb_block_based_table_options_t *table_options;
     rocksdb_cache_t *cache;
-    rocksdb_t *db; /* base index key -> log index of its last put; NULL until the first entry */
+    rocksdb_t *db; /* base index key -> log index of its last put; NULL: not needed so far */
     /* <u32 BE pk length> <pk> <u64 BE log index> -> <start> <end>; NULL until the first delete */
     rocksdb_column_family_handle_t *deletes;
     rocksdb_writebatch_t *batch;
@@ -36,10 +52,11 @@ struct osync__window {
     rocksdb_readoptions_t *read_options;
     rocksdb_iterator_t *puts_iter, *deletes_iter;
     bool puts_sought;
-    uint64_t n_puts, n_deletes;
-    wide_delete_t *wide;
-    size_t n_wide, cap_wide;
+    bool has_puts;
     osync__buf_t key; /* of the deletes family */
+
+    wide_delete_t *wide; /* in memory always */
+    size_t n_wide, cap_wide;
 };
 
 /* RocksDB's error text becomes ours. */
@@ -49,7 +66,8 @@ static int db_error(const osync__window_t *w, char *text, osync_error_t *err) {
     return OSYNC_EIO;
 }
 
-int osync__window_new(osync__window_t **out, const osync_table_t *table, const char *dir, osync_error_t *err) {
+int osync__window_new(osync__window_t **out, const osync_table_t *table, const char *dir, size_t memory,
+                      osync_error_t *err) {
     osync__window_t *w = osync__calloc(1, sizeof *w);
     char *copy = osync__strdup(dir);
     if (!w || !copy) {
@@ -59,12 +77,22 @@ int osync__window_new(osync__window_t **out, const osync_table_t *table, const c
     }
     w->table = table;
     w->dir = copy;
+    w->memory = memory;
     *out = w;
     return 0;
 }
 
+static void free_memory(osync__window_t *w) {
+    osync__keymap_free(&w->puts);
+    osync__keymap_free(&w->pks);
+    osync__free(w->pk_deletes);
+    w->pk_deletes = NULL;
+    w->n_pk_deletes = w->cap_pk_deletes = 0;
+}
+
 void osync__window_free(osync__window_t *w) {
     if (!w) return;
+    free_memory(w);
     if (w->puts_iter) rocksdb_iter_destroy(w->puts_iter);
     if (w->deletes_iter) rocksdb_iter_destroy(w->deletes_iter);
     if (w->batch) rocksdb_writebatch_destroy(w->batch);
@@ -93,6 +121,7 @@ static rocksdb_options_t *new_options(osync__window_t *w) {
     rocksdb_options_set_write_buffer_size(o, WRITE_BUFFER);
     rocksdb_options_set_max_write_buffer_number(o, 2);
     rocksdb_options_set_max_open_files(o, 64);
+    rocksdb_options_set_max_file_opening_threads(o, 1); /* else each open starts, and ends, 16 of them */
     rocksdb_options_set_keep_log_file_num(o, 1);
     /* With the disk full, the second line of RocksDB's own log would end the process: Debian leaves assertions on. */
     rocksdb_options_set_info_log_level(o, FATAL_LEVEL);
@@ -137,13 +166,11 @@ static int flush_full_batch(osync__window_t *w, osync_error_t *err) {
     return rocksdb_writebatch_count(w->batch) < BATCH ? 0 : flush_batch(w, err);
 }
 
-int osync__window_put(osync__window_t *w, const void *key, size_t len, uint64_t index, osync_error_t *err) {
+static int db_put(osync__window_t *w, const void *key, size_t len, uint64_t index, osync_error_t *err) {
     uint8_t value[8];
-    int rc = w->db ? 0 : open_db(w, err);
-    if (rc) return rc;
     osync__put_u64le(value, index);
     rocksdb_writebatch_put(w->batch, key, len, (const char *)value, sizeof value);
-    w->n_puts++;
+    w->has_puts = true;
     return flush_full_batch(w, err);
 }
 
@@ -185,24 +212,71 @@ static int add_wide(osync__window_t *w, uint64_t index, uint64_t start, uint64_t
     return 0;
 }
 
-int osync__window_delete(osync__window_t *w, const void *pk, size_t pk_len, uint64_t start, uint64_t end,
-                         uint64_t index, osync_error_t *err) {
+static int db_delete(osync__window_t *w, const void *pk, size_t pk_len, const pk_delete_t *d, osync_error_t *err) {
     uint8_t value[16];
-    if (!pk) return add_wide(w, index, start, end, err);
-    int rc = w->db ? 0 : open_db(w, err);
-    if (!rc) rc = delete_key(w, pk, pk_len, index, err);
+    int rc = delete_key(w, pk, pk_len, d->index, err);
     if (rc) return rc;
     if (!w->deletes) {
         char *text = NULL;
         w->deletes = rocksdb_create_column_family(w->db, w->delete_options, "deletes", &text);
         if (text) return db_error(w, text, err);
     }
-    osync__put_u64le(value, start);
-    osync__put_u64le(value + 8, end);
+    osync__put_u64le(value, d->start);
+    osync__put_u64le(value + 8, d->end);
     rocksdb_writebatch_put_cf(w->batch, w->deletes, (const char *)w->key.data, w->key.len, (const char *)value,
                               sizeof value);
-    w->n_deletes++;
     return flush_full_batch(w, err);
+}
+
+static bool memory_is_full(const osync__window_t *w) {
+    return osync__keymap_bytes(&w->puts) + osync__keymap_bytes(&w->pks) + w->n_pk_deletes * sizeof *w->pk_deletes >
+           w->memory;
+}
+
+/* Everything goes from memory to the scratch database. */
+static int spill(osync__window_t *w, osync_error_t *err) {
+    int rc = open_db(w, err);
+    for (size_t i = 0; !rc && i < w->puts.n; i++) {
+        size_t len;
+        const uint8_t *key = osync__keymap_key(&w->puts, i, &len);
+        rc = db_put(w, key, len, w->puts.nodes[i].value, err);
+    }
+    for (size_t i = 0; !rc && i < w->pks.n; i++) {
+        size_t len;
+        const uint8_t *pk = osync__keymap_key(&w->pks, i, &len);
+        for (uint64_t d = w->pks.nodes[i].value; !rc && d > 0; d = w->pk_deletes[d - 1].earlier)
+            rc = db_delete(w, pk, len, &w->pk_deletes[d - 1], err);
+    }
+    if (!rc) free_memory(w);
+    return rc;
+}
+
+int osync__window_put(osync__window_t *w, const void *key, size_t len, uint64_t index, osync_error_t *err) {
+    if (w->db) return db_put(w, key, len, index, err);
+    uint64_t *last = osync__keymap_add(&w->puts, key, len);
+    if (!last) return osync__err(err, OSYNC_ENOMEM, "window: out of memory");
+    *last = index;
+    return memory_is_full(w) ? spill(w, err) : 0;
+}
+
+int osync__window_delete(osync__window_t *w, const void *pk, size_t pk_len, uint64_t start, uint64_t end,
+                         uint64_t index, osync_error_t *err) {
+    pk_delete_t d = {.index = index, .start = start, .end = end};
+    if (!pk) return add_wide(w, index, start, end, err);
+    if (w->db) return db_delete(w, pk, pk_len, &d, err);
+    if (w->n_pk_deletes == w->cap_pk_deletes) {
+        size_t cap = w->cap_pk_deletes ? w->cap_pk_deletes * 2 : 16;
+        pk_delete_t *p = osync__reallocarray(w->pk_deletes, cap, sizeof *p);
+        if (!p) return osync__err(err, OSYNC_ENOMEM, "window: out of memory");
+        w->pk_deletes = p;
+        w->cap_pk_deletes = cap;
+    }
+    uint64_t *last = osync__keymap_add(&w->pks, pk, pk_len);
+    if (!last) return osync__err(err, OSYNC_ENOMEM, "window: out of memory");
+    d.earlier = *last;
+    w->pk_deletes[w->n_pk_deletes++] = d;
+    *last = w->n_pk_deletes;
+    return memory_is_full(w) ? spill(w, err) : 0;
 }
 
 int osync__window_ready(osync__window_t *w, osync_error_t *err) {
@@ -229,7 +303,13 @@ int osync__window_deletes(osync__window_t *w, const void *pk, size_t pk_len, uin
     *deleted = false;
     for (size_t i = 0; i < w->n_wide && !*deleted; i++)
         *deleted = w->wide[i].index > after && in_range(ts, w->wide[i].start, w->wide[i].end);
-    if (*deleted || w->n_deletes == 0) return 0;
+    if (*deleted) return 0;
+    const uint64_t *last = osync__keymap_find(&w->pks, pk, pk_len);
+    for (uint64_t i = last ? *last : 0; i > 0 && w->pk_deletes[i - 1].index > after; i = w->pk_deletes[i - 1].earlier) {
+        *deleted = in_range(ts, w->pk_deletes[i - 1].start, w->pk_deletes[i - 1].end);
+        if (*deleted) return 0;
+    }
+    if (!w->deletes) return 0;
 
     int rc = delete_key(w, pk, pk_len, after, err);
     if (rc) return rc;
@@ -251,33 +331,32 @@ int osync__window_deletes(osync__window_t *w, const void *pk, size_t pk_len, uin
 
 int osync__window_covers(osync__window_t *w, const void *key, size_t len, size_t pk_len, uint64_t ts, bool *covers,
                          osync_error_t *err) {
+    if (!w->has_puts) return osync__window_touches(w, key, len, pk_len, ts, covers, err);
     *covers = false;
-    if (w->n_puts > 0) {
-        rocksdb_iterator_t *it = w->puts_iter;
-        if (!w->puts_sought) {
-            rocksdb_iter_seek(it, key, len);
-            w->puts_sought = true;
-        }
-        for (; rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
-            size_t klen;
-            const char *k = rocksdb_iter_key(it, &klen);
-            int order = osync__key_compare(k, klen, key, len);
-            if (order >= 0) {
-                *covers = order == 0;
-                break;
-            }
-        }
-        int rc = rocksdb_iter_valid(it) ? 0 : iter_error(w, it, err);
-        if (rc || *covers) return rc;
+    rocksdb_iterator_t *it = w->puts_iter;
+    if (!w->puts_sought) {
+        rocksdb_iter_seek(it, key, len);
+        w->puts_sought = true;
     }
-    return osync__window_deletes(w, key, pk_len, ts, 0, covers, err);
+    for (; rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        size_t klen;
+        const char *k = rocksdb_iter_key(it, &klen);
+        int order = osync__key_compare(k, klen, key, len);
+        if (order >= 0) {
+            *covers = order == 0;
+            break;
+        }
+    }
+    int rc = rocksdb_iter_valid(it) ? 0 : iter_error(w, it, err);
+    return rc || *covers ? rc : osync__window_deletes(w, key, pk_len, ts, 0, covers, err);
 }
 
 /* The log index of the key's last put in the window; 0 if it has none. */
 static int last_put(osync__window_t *w, const void *key, size_t len, uint64_t *index, osync_error_t *err) {
     char *text = NULL;
-    *index = 0;
-    if (w->n_puts == 0) return 0;
+    const uint64_t *held = osync__keymap_find(&w->puts, key, len);
+    *index = held ? *held : 0;
+    if (held || !w->has_puts) return 0;
     rocksdb_pinnableslice_t *slice = rocksdb_get_pinned(w->db, w->read_options, key, len, &text);
     if (text) return db_error(w, text, err);
     if (!slice) return 0;

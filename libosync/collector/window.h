@@ -1,6 +1,6 @@
-/* The replayed window (docs/delivery.md, reading): what the log says about the keys of (F, E], kept in a scratch
- * RocksDB so that its size costs disk and not memory. Holds keys and log indexes, never values. Blocking calls, one
- * thread at a time. */
+/* The replayed window (docs/delivery.md, reading): what the log says about the keys of (F, E]. A small one is held in
+ * memory; a larger one in a scratch RocksDB, so that its size costs disk. Holds keys and log indexes, never values.
+ * Blocking calls, one thread at a time. */
 #ifndef OSYNC_COLLECTOR_WINDOW_H
 #define OSYNC_COLLECTOR_WINDOW_H
 
@@ -12,8 +12,10 @@
 
 typedef struct osync__window osync__window_t;
 
-/* `dir` is made when the first entry comes, after anything that is there has been removed, and removed by _free. */
-int osync__window_new(osync__window_t **out, const osync_table_t *table, const char *dir, osync_error_t *err);
+/* `dir` is made when more than `memory` bytes come, after anything that is there has been removed, and removed by
+ * _free. */
+int osync__window_new(osync__window_t **out, const osync_table_t *table, const char *dir, size_t memory,
+                      osync_error_t *err);
 void osync__window_free(osync__window_t *w);
 
 /* The replay, in log order: entry `index` puts `key` (a key of the base index), or deletes the rows of `pk` (NULL: of

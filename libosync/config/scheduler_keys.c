@@ -33,6 +33,13 @@ const osync__option_t osync__scheduler_keys[] = {
                   "time zone of timestamps in CSV (Asia/Shanghai); by default the machine's"),
     OSYNC__BYTES("roll.size", C(roll_bytes), 1, 0, "a file is committed when it holds as much"),
     OSYNC__MS("roll.interval", C(roll_interval_ms), 10, 0, 1000, "and this long after its first row at the latest"),
+    OSYNC__STRING("data_path", C(data_path),
+                  "who writes staged files: auto (collectors of ours, and the scheduler when they can't), direct (they "
+                  "or nobody) or proxy (the scheduler)"),
+    OSYNC__BYTES("server.max_bytes_in_flight", C(max_bytes_in_flight), 1, 0,
+                 "rows that are worked on at the same time"),
+    OSYNC__BYTES("server.max_bytes_waiting", C(max_bytes_waiting), 1, 0,
+                 "rows that wait for their turn; beyond it a collector is told to send again"),
     OSYNC__COUNT("server.worker_threads", C(worker_threads), 1, 256, "threads that encode"),
     OSYNC__STRING("log.level", offsetof(osync__settings_t, log_level), "debug, info, warn or error"),
     OSYNC__UNUSED("server.io_threads", "connections are served by one loop"),

@@ -281,6 +281,12 @@ void osync__path_newest(osync__delivery_t *d) {
     set_path(d, "%s/%s", d->dest, d->newest_name);
 }
 
+int osync__folder_text(const osync__delivery_t *d, osync__buf_t *out) {
+    out->len = 0;
+    int rc = osync__buf_printf(out, "%s/_osync/%s/%" PRIu32 "/%s", d->dest, d->task_id, d->c.pid, d->rec.incarnation);
+    return rc ? rc : osync__buf_append(out, "", 1);
+}
+
 void osync__path_keep(osync__delivery_t *d) {
     memcpy(d->path2, d->path, sizeof d->path2);
 }

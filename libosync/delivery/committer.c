@@ -13,7 +13,9 @@ static void committed(osync__delivery_t *d, int status, const osync_error_t *err
     d->state = OSYNC__READY;
     osync__committed(d);
     if (d->state != OSYNC__READY) return;
+    bool adopted = d->adopting;
     osync__forget_staged(d);
+    if (adopted) osync__answer_append(d, 0, NULL);
     osync__answer_flush(d, 0, NULL);
     osync__pump(d);
 }

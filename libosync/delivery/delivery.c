@@ -65,7 +65,7 @@ void osync__committed(osync__delivery_t *d) {
 void osync__forget_staged(osync__delivery_t *d) {
     uv_timer_stop(&d->roll);
     d->roll_due = false;
-    d->staged = false;
+    d->staged = d->adopting = false;
     d->staged_rows = d->staged_bytes = 0;
     /* Not having room for a copy of the point is noticed when the caller's next start doesn't match. */
     (void)osync__buf_set(&d->end, d->point.data, d->point.len);
@@ -122,7 +122,7 @@ void osync__doom(osync__delivery_t *d, const osync_error_t *err) {
 void osync__ready(osync__delivery_t *d) {
     osync__forget_staged(d);
     d->state = OSYNC__READY;
-    d->rewind = false;
+    d->rewind = d->regrant = false;
     if (!d->removing) {
         osync_error_t reason = d->reason;
         d->was_ready = true;
@@ -137,6 +137,10 @@ void osync__ready(osync__delivery_t *d) {
 
 static bool is_file_due(const osync__delivery_t *d) {
     return d->flush || d->roll_due || d->staged_bytes >= d->c.roll_bytes;
+}
+
+static bool is_adopt_waiting(const osync__delivery_t *d) {
+    return d->append.cb && d->append.bytes > 0;
 }
 
 static void on_roll(uv_timer_t *t) {
@@ -161,9 +165,11 @@ static void retired(osync__delivery_t *d, int status, const osync_error_t *err) 
     osync__recover(d);
 }
 
-static void retire(osync__delivery_t *d) {
+/* Gives this incarnation up, without trouble. */
+static void retire(osync__delivery_t *d, int status) {
     d->state = OSYNC__RECOVERING;
-    answer_all(d, OSYNC_ECANCELED, NULL);
+    osync__forget_staged(d);
+    answer_all(d, status, NULL);
     if (d->file)
         osync__sink_abort(d, retired);
     else
@@ -174,13 +180,17 @@ void osync__pump(osync__delivery_t *d) {
     while (d->state == OSYNC__READY && d->calls == 0 && !d->closing) {
         bool moved = !osync__buf_equal(&d->end, &d->point);
         if (d->removing)
-            retire(d);
+            retire(d, OSYNC_ECANCELED);
+        else if (d->regrant)
+            retire(d, OSYNC_EAGAIN);
         else if (d->rewind)
             osync__stage_drop(d);
-        else if (d->staged && is_file_due(d))
+        else if (d->staged && (is_file_due(d) || is_adopt_waiting(d)))
             osync__stage_end(d);
         else if (!d->staged && moved && is_file_due(d))
             osync__commit_point(d);
+        else if (is_adopt_waiting(d))
+            osync__stage_adopt(d);
         else if (d->append.cb && d->append.len == 0)
             take_point(d);
         else if (d->append.cb)
@@ -201,7 +211,7 @@ static void on_wake(uv_timer_t *t) {
     else if (d->state == OSYNC__READY)
         osync__pump(d);
     else if (d->removing)
-        retire(d);
+        retire(d, OSYNC_ECANCELED);
     else if (d->state == OSYNC__RECOVERING)
         osync__recover(d);
     else
@@ -220,6 +230,7 @@ void osync__kick(osync__delivery_t *d) {
 /* Interface */
 
 static void delivery_free(osync__delivery_t *d) {
+    if (d->probing) *d->c.probed = false; /* nobody has seen how it ends */
     osync__record_free(&d->rec);
     osync__buf_free(&d->got);
     osync__buf_free(&d->stored);
@@ -327,19 +338,66 @@ void osync__delivery_totals(const osync__delivery_t *d, osync__delivery_totals_t
                                       .staged_bytes = d->staged_bytes};
 }
 
+static bool takes(const osync__delivery_t *d) {
+    return (d->state == OSYNC__READY || d->state == OSYNC__WORKING) && !d->rewind && !d->regrant;
+}
+
+/* A14: rows of an earlier attempt, or of a collector that was replaced, don't start at our end. */
+static bool is_next(const osync__delivery_t *d, const void *start, size_t len) {
+    return len == d->end.len && (!len || memcmp(start, d->end.data, len) == 0);
+}
+
 int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, uint64_t rows, const void *start,
                            size_t start_len, const void *end, size_t end_len, osync__delivery_cb cb, void *arg) {
     if (d->closing || d->removing) return OSYNC_ECLOSED;
-    if ((d->state != OSYNC__READY && d->state != OSYNC__WORKING) || d->rewind) return OSYNC_EAGAIN;
-    if (!cb || d->append.cb) return OSYNC_EINVAL;
-    /* A14: rows of an earlier attempt, or of a collector that was replaced, don't start at our end. */
-    if (start_len != d->end.len || (start_len && memcmp(start, d->end.data, start_len) != 0)) return OSYNC_EINVAL;
+    if (!takes(d)) return OSYNC_EAGAIN;
+    if (!cb || d->append.cb || !is_next(d, start, start_len)) return OSYNC_EINVAL;
     if (osync__buf_set(&d->append.end, end, end_len)) return OSYNC_ENOMEM;
     d->append.cb = cb;
     d->append.arg = arg;
     d->append.data = data;
     d->append.len = len;
     d->append.rows = rows;
+    d->append.bytes = 0;
+    osync__kick(d);
+    return 0;
+}
+
+static bool is_id(const char *s) {
+    return strlen(s) == OSYNC__ID_SIZE - 1 && strspn(s, "0123456789abcdef") == OSYNC__ID_SIZE - 1;
+}
+
+int osync__delivery_grant(osync__delivery_t *d, const char *stager, const char **incarnation, osync__buf_t *folder) {
+    if (!is_id(stager)) return OSYNC_EINVAL;
+    if (d->closing || d->removing || !takes(d)) return OSYNC_EAGAIN;
+    if (d->granted[0] && strcmp(d->granted, stager) != 0) return OSYNC_ECONFLICT;
+    if (osync__folder_text(d, folder)) return OSYNC_ENOMEM;
+    memcpy(d->granted, stager, sizeof d->granted);
+    d->unused = false; /* he may have begun: from now on it is fenced as any other */
+    *incarnation = d->rec.incarnation;
+    return 0;
+}
+
+void osync__delivery_regrant(osync__delivery_t *d) {
+    if (d->state != OSYNC__READY && d->state != OSYNC__WORKING)
+        return; /* a recovery is under way, and takes a new one */
+    d->regrant = true;
+    d->unused = false;
+    osync__kick(d);
+}
+
+int osync__delivery_adopt(osync__delivery_t *d, const char *incarnation, const char *attempt, uint64_t bytes,
+                          uint64_t rows, const void *start, size_t start_len, const void *end, size_t end_len,
+                          osync__delivery_cb cb, void *arg) {
+    if (d->closing || d->removing) return OSYNC_ECLOSED;
+    if (!takes(d) || !d->granted[0] || strcmp(incarnation, d->rec.incarnation) != 0) return OSYNC_EAGAIN;
+    if (!cb || d->append.cb || bytes == 0 || !is_id(attempt) || !is_next(d, start, start_len)) return OSYNC_EINVAL;
+    if (osync__buf_set(&d->append.end, end, end_len)) return OSYNC_ENOMEM;
+    d->append.cb = cb;
+    d->append.arg = arg;
+    d->append.rows = rows;
+    d->append.bytes = bytes;
+    memcpy(d->append.attempt, attempt, sizeof d->append.attempt);
     osync__kick(d);
     return 0;
 }

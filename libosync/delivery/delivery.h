@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "osync/checkpoint.h"
 #include "osync/sink.h"
 
@@ -42,6 +43,9 @@ typedef struct osync__delivery_config {
      * start_over, from first_point. A record that is there is used as it is; a rebuild that was interrupted is ended
      * even without `rebuild`. */
     bool rebuild, start_over;
+    /* Shared by all that deliver to this `dest`, and outlives them: one of them has tried out whether the sink can do
+     * what is needed there, or is doing it, so the others needn't. NULL: each one does. */
+    bool *probed;
     /* A file was committed: everything before `point` is in committed files. */
     void (*on_commit)(void *arg, const void *point, size_t len);
     /* What was appended since the committed point is gone (a failure, or osync__delivery_rewind): the caller must
@@ -81,6 +85,22 @@ void osync__delivery_totals(const osync__delivery_t *d, osync__delivery_totals_t
  * the staged file was lost: see on_rewind. No chunk is ever split over two files. */
 int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, uint64_t rows, const void *start,
                            size_t start_len, const void *end, size_t end_len, osync__delivery_cb cb, void *arg);
+/* Direct writing (docs/delivery.md): somebody else, the stager, writes staged files in the folder of this incarnation.
+ * `stager` is his name, 32 hex digits, never given to two. 0: *incarnation (valid until the next callback) is his, and
+ * its folder is there; *folder is set to its path, with a 0 at its end. OSYNC_EAGAIN: not ready. OSYNC_ECONFLICT: it is
+ * another stager's, see osync__delivery_regrant. OSYNC_EINVAL: not such a name. */
+int osync__delivery_grant(osync__delivery_t *d, const char *stager, const char **incarnation, osync__buf_t *folder);
+/* Back to the committed point, with a new incarnation that is nobody's: the folder of the former one is fenced, so that
+ * whoever had it can't change anything any more. on_rewind(ready true) follows. */
+void osync__delivery_regrant(osync__delivery_t *d);
+/* As osync__delivery_append, but the chunk is a whole file of `bytes` bytes, more than 0, that the stager has written
+ * and ended in the folder that was granted, under the name `attempt` (32 hex digits, used once). It becomes a file of
+ * its own, after what was appended. cb status 0: committed; OSYNC_EAGAIN: see on_rewind; the file is as good as gone.
+ * Returns OSYNC_EAGAIN if not ready or if `incarnation` isn't the one that is granted now, OSYNC_EINVAL if the call can
+ * never be right. */
+int osync__delivery_adopt(osync__delivery_t *d, const char *incarnation, const char *attempt, uint64_t bytes,
+                          uint64_t rows, const void *start, size_t start_len, const void *end, size_t end_len,
+                          osync__delivery_cb cb, void *arg);
 /* Commits what is staged now; cb when it is committed (at once if nothing is staged), or OSYNC_EAGAIN. Non-zero
  * (OSYNC_ENOMEM): cb is never called. */
 int osync__delivery_flush(osync__delivery_t *d, osync__delivery_cb cb, void *arg);

@@ -1,7 +1,7 @@
 /* What the files of delivery share: the object, its calls to sink and store, and the steps that lead from one file to
  * the next.
  *
- *   delivery.c   the interface: append, flush, rewind, close; what to do next when nothing is under way
+ *   delivery.c   the interface: append, adopt, flush, rewind, close; what to do next when nothing is under way
  *   calls.c      one call to the sink or the store at a time, and the names of things
  *   stager.c     steps 2 and 3: a staged, labelled, checked file
  *   committer.c  steps 4 and 5: prepare, publish, commit
@@ -75,11 +75,13 @@ struct osync__delivery {
     char owner[OSYNC__ID_SIZE];
     bool owned;                       /* the store has held our name: if it holds another's, that one has taken over */
     char incarnation[OSYNC__ID_SIZE]; /* the last that was taken; rec's, if storing it was successful */
-    bool unused;                      /* nothing was staged in it yet: it needs no fence */
+    bool unused;                      /* nobody has staged anything in it yet: it needs no fence */
+    char granted[OSYNC__ID_SIZE];     /* the stager whose it is; "": nobody's */
     bool made;                        /* its folder is there; never made again (step 1) */
     bool listed;                      /* by this incarnation: nobody else is on the sink that the record doesn't know */
     bool claim_made;                  /* our claim is on the sink */
     bool probed;
+    bool probing; /* for all that share c.probed */
     bool erasing; /* the record's removal was tried */
     size_t at;    /* of a loop over rec.former */
 
@@ -91,6 +93,7 @@ struct osync__delivery {
     /* In work. */
     osync_sink_file_t *file; /* open */
     bool staged;             /* there is a staged file, open or ended */
+    bool adopting;           /* it is a stager's, and the append that brought it is answered when it is committed */
     char attempt[OSYNC__ID_SIZE];
     osync__buf_t end; /* of what was appended */
     uint64_t staged_rows, staged_bytes, file_id;
@@ -107,9 +110,11 @@ struct osync__delivery {
         size_t len;
         uint64_t rows;
         osync__buf_t end;
+        uint64_t bytes; /* of a stager's file; 0: it isn't one */
+        char attempt[OSYNC__ID_SIZE];
     } append;
     osync__waiter_t *flush;
-    bool rewind, removing, closing;
+    bool rewind, regrant, removing, closing;
     void (*closed)(void *arg);
     void *closed_arg;
     unsigned open_handles;
@@ -150,6 +155,8 @@ void osync__path_entombed(osync__delivery_t *d, const osync__prepared_t *p);
 void osync__path_claim(osync__delivery_t *d);
 void osync__path_final(osync__delivery_t *d, uint64_t n);
 void osync__path_newest(osync__delivery_t *d);
+/* The folder of this incarnation, with a 0 at its end. */
+int osync__folder_text(const osync__delivery_t *d, osync__buf_t *out);
 /* d->path to d->path2. */
 void osync__path_keep(osync__delivery_t *d);
 
@@ -172,6 +179,7 @@ void osync__finish_close(osync__delivery_t *d);
 
 /* stager.c */
 void osync__stage_append(osync__delivery_t *d);
+void osync__stage_adopt(osync__delivery_t *d);
 void osync__stage_end(osync__delivery_t *d);
 void osync__stage_drop(osync__delivery_t *d);
 

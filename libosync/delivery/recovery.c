@@ -51,10 +51,17 @@ static void erase(osync__delivery_t *d) {
     osync__sink_remove(d, OSYNC__FP_erase_folder, true, folder_erased);
 }
 
-/* The probe: before the first file it is tried out whether this sink can do what will be needed. */
+/* The probe: before the first file it is tried out whether this sink can do what will be needed, so that a sink that
+ * can't is told of at once, and not when the first file is complete. Nothing relies on it. */
+
+static void probe_over(osync__delivery_t *d, bool can) {
+    if (d->probing) *d->c.probed = can;
+    d->probing = false;
+}
 
 static void probe_failed(osync__delivery_t *d, int status, const osync_error_t *err, const char *what) {
     osync_error_t own;
+    probe_over(d, false);
     osync__err_wrap(&own, err, "%s can't be used as a destination: %s below it isn't possible", d->dest, what);
     osync__trouble(d, status, &own);
 }
@@ -65,6 +72,7 @@ static void probe_removed(osync__delivery_t *d, int status, const osync_error_t 
         return;
     }
     d->probed = true;
+    probe_over(d, true);
     osync__ready(d);
 }
 
@@ -97,6 +105,7 @@ static void probe_finished(osync__delivery_t *d, int status, const osync_error_t
     if (status) {
         probe_failed(d, status, err, "creating a file");
     } else if (osync__label_file(d)) {
+        probe_over(d, false);
         out_of_memory(d);
     } else {
         osync__path_staged(d);
@@ -112,10 +121,11 @@ static void probe_created(osync__delivery_t *d, int status, const osync_error_t 
 }
 
 static void probe(osync__delivery_t *d) {
-    if (d->probed || d->rec.next > 0) {
+    if (d->probed || d->rec.next > 0 || (d->c.probed && *d->c.probed)) {
         osync__ready(d);
         return;
     }
+    if (d->c.probed) d->probing = *d->c.probed = true;
     d->unused = false;       /* if its folder has gone meanwhile, only another incarnation helps */
     osync__forget_staged(d); /* so that the label is one of an empty file */
     osync__random_hex(d->attempt, OSYNC__ID_BYTES);
@@ -588,6 +598,7 @@ static void take_over(osync__delivery_t *d) {
     memcpy(r->owner, d->owner, sizeof r->owner);
     r->generation++;
     d->unused = true;
+    d->granted[0] = 0;
     d->made = false;
     osync__store_put(d, OSYNC__FP_take_cas, taken);
 }

@@ -126,6 +126,21 @@ static void set_label(osync__delivery_t *d) {
     osync__sink_set_label(d, OSYNC__FP_label, labelled);
 }
 
+/* From here on a stager's file is one of ours: the same steps, and the same recovery. It has ended it and reported its
+ * name, so nobody else touches it (A13); whether it is there, and whole, is seen as with any other. */
+void osync__stage_adopt(osync__delivery_t *d) {
+    d->state = OSYNC__WORKING;
+    memcpy(d->attempt, d->append.attempt, sizeof d->attempt);
+    d->staged = d->adopting = true;
+    d->roll_due = d->short_labels = false;
+    d->staged_rows = d->append.rows;
+    d->staged_bytes = d->append.bytes;
+    osync__buf_t former = d->end;
+    d->end = d->append.end;
+    d->append.end = former;
+    set_label(d);
+}
+
 static void finished(osync__delivery_t *d, int status, const osync_error_t *err) {
     if (status)
         osync__trouble(d, status, err);

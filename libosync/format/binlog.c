@@ -17,14 +17,20 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
+#include "format/skim.h"
 
 enum { BLOCK = 4096, HEADER = 7 };
+enum {
+    GROWTH = 4,   /* of a read's size, after one that was given whole */
+    SHORT = 1024, /* payloads below are so short that their second checksum is dear beside the first */
+};
 enum { TYPE_FULL = 1, TYPE_FIRST, TYPE_MIDDLE, TYPE_LAST, TYPE_END };
 /* What a cursor answers at the end-of-file record; OSYNC_EOF is a file that may go on. */
 enum { END_OF_FILE = 1 };
 
-/* How much is read at once: in passing through the log, when its end is looked for, and for a file's first entry. */
-#define READ_SIZE (512u << 10)
+/* How much is read at once: in passing through the log, when its end is looked for, and for a file's first entry. In
+ * passing it begins with little, so that who follows the end of many logs needs little memory. */
+#define READ_SIZE (256u << 10)
 #define TAIL_SIZE (256u << 10)
 #define PEEK_SIZE (4u * BLOCK)
 /* An assembled entry larger than this gives its memory back before the next one. */
@@ -39,10 +45,15 @@ typedef struct cursor {
     uint64_t pos;  /* where the next record (or the rest of a block before it) begins */
     uint64_t next; /* behind the record that was read last */
     bool resync;   /* it began in the middle: fragments before the first beginning of a record are passed over */
-    uint8_t *buf;
-    size_t cap, len;
+    osync__skim_t file;
+    uint8_t *buf; /* NULL: not needed at the moment */
+    size_t size;  /* of buf, and of the next read */
+    size_t most;  /* what the size grows to while whole reads are given */
+    size_t len;
     uint64_t buf_at;
     osync__buf_t assembled; /* of an entry in several fragments */
+    uint32_t crc;           /* of the record's type and payload, if it is in one fragment */
+    bool one_fragment;
 } cursor_t;
 
 struct osync__binlog {
@@ -54,12 +65,17 @@ struct osync__binlog {
     uint64_t wanted;    /* entries below are passed over */
     uint64_t expected;  /* index of the next entry; 0: whatever comes */
     uint32_t last_file; /* of the entry before it */
+    /* By a payload's length: what its type byte in front of it changes in the checksum; 0: not known yet. */
+    uint32_t type_crc[SHORT];
 };
 
 /* ---- a cursor ---- */
 
 static void cursor_close(cursor_t *c) {
-    if (c->open) close(c->fd);
+    if (c->open) {
+        osync__skim_end(&c->file);
+        close(c->fd);
+    }
     osync__free(c->path);
     osync__free(c->buf);
     osync__buf_free(&c->assembled);
@@ -73,11 +89,12 @@ static int cursor_open(cursor_t *c, const char *path, uint32_t number, size_t re
     c->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (c->fd < 0) return osync__err_errno(err, errno, "open binlog file %s", path);
     c->open = true;
+    osync__skim_begin(&c->file, c->fd);
     c->number = number;
-    c->cap = read_size;
+    c->size = read_size < PEEK_SIZE ? read_size : PEEK_SIZE;
+    c->most = read_size;
     c->path = osync__strdup(path);
-    c->buf = osync__malloc(read_size);
-    if (!c->path || !c->buf)
+    if (!c->path)
         rc = osync__err(err, OSYNC_ENOMEM, "open binlog file %s: out of memory", path);
     else if (fstat(c->fd, &st))
         rc = osync__err_errno(err, errno, "stat binlog file %s", path);
@@ -94,28 +111,39 @@ static int cursor_size(const cursor_t *c, uint64_t *size, osync_error_t *err) {
     return 0;
 }
 
-static int read_at(const cursor_t *c, uint64_t at, uint8_t *to, size_t size, size_t *got, osync_error_t *err) {
-    *got = 0;
-    while (*got < size) {
-        ssize_t n = pread(c->fd, to + *got, size - *got, (off_t)(at + *got));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return osync__err_errno(err, errno, "read binlog file %s at offset %" PRIu64, c->path, at + *got);
-        if (n == 0) break;
-        *got += (size_t)n;
+/* Fills the buffer from the block of `at` on. */
+static int fill(cursor_t *c, uint64_t at, osync_error_t *err) {
+    if (c->buf && c->len == c->size && c->size < c->most && at == c->buf_at + c->len) {
+        osync__free(c->buf);
+        c->buf = NULL;
+        c->size = c->size * GROWTH < c->most ? c->size * GROWTH : c->most;
     }
+    c->buf_at = at - at % BLOCK;
+    c->len = 0;
+    if (!c->buf) c->buf = osync__malloc(c->size);
+    if (!c->buf) return osync__err(err, OSYNC_ENOMEM, "read binlog file %s: out of memory", c->path);
+    int failed = osync__skim_read(&c->file, c->buf_at, c->buf, c->size, &c->len);
+    if (failed)
+        return osync__err_errno(err, -failed, "read binlog file %s at offset %" PRIu64, c->path, c->buf_at + c->len);
     return 0;
+}
+
+/* What is in the buffer may be old, and the memory isn't needed until something new is there. */
+static void forget(cursor_t *c) {
+    osync__skim_end(&c->file);
+    osync__free(c->buf);
+    c->buf = NULL;
+    c->len = 0;
+    c->size = c->most < PEEK_SIZE ? c->most : PEEK_SIZE;
 }
 
 /* The bytes of the file from `at` on: *avail says how many there are, `want` (within one block) or fewer at the file's
  * end. */
-static int look(cursor_t *c, uint64_t at, size_t want, const uint8_t **bytes, size_t *avail, osync_error_t *err) {
+static inline int look(cursor_t *c, uint64_t at, size_t want, const uint8_t **bytes, size_t *avail,
+                       osync_error_t *err) {
     if (at < c->buf_at || at + want > c->buf_at + c->len) {
-        size_t got;
-        c->buf_at = at - at % BLOCK;
-        c->len = 0;
-        int rc = read_at(c, c->buf_at, c->buf, c->cap, &got, err);
+        int rc = fill(c, at, err);
         if (rc) return rc;
-        c->len = got;
     }
     size_t skip = (size_t)(at - c->buf_at);
     *avail = c->len <= skip ? 0 : c->len - skip < want ? c->len - skip : want;
@@ -136,67 +164,29 @@ static int corrupt(const cursor_t *c, uint64_t at, osync_error_t *err, const cha
 /* A header of zeros is the end of what was written if nothing but zeros follows (a file system may lengthen a file
  * before its data reach the disk), else a hole. */
 static int zeros_follow(cursor_t *c, uint64_t at, osync_error_t *err) {
-    size_t got;
     c->len = 0;
-    for (uint64_t p = at;; p += got) {
-        int rc = read_at(c, p, c->buf, c->cap, &got, err);
+    for (uint64_t p = at;; p = c->buf_at + c->len) {
+        int rc = fill(c, p, err);
         if (rc) return rc;
-        if (!all_zero(c->buf, got))
+        size_t skip = (size_t)(p - c->buf_at);
+        if (c->len > skip && !all_zero(c->buf + skip, c->len - skip))
             return corrupt(c, at, err, "zeros stand where a record should begin, and data follow");
-        if (got < c->cap) return OSYNC_EOF;
+        if (c->len < c->size) return OSYNC_EOF;
     }
 }
 
-static bool get_varint(const uint8_t **p, const uint8_t *end, uint64_t *out) {
-    uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64 && *p < end; shift += 7) {
-        uint8_t b = *(*p)++;
-        if (shift == 63 && b > 1) return false;
-        value |= (uint64_t)(b & 0x7f) << shift;
-        if (b < 0x80) {
-            *out = value;
-            return true;
-        }
-    }
-    return false;
-}
-
-uint32_t osync__log_crc(const uint8_t *typed, size_t len) {
-    uint32_t crc = osync__crc32c(0, typed, len);
+static uint32_t masked(uint32_t crc) {
     return (crc >> 15 | crc << 17) + 0xa282ead8u;
 }
 
+uint32_t osync__log_crc(const uint8_t *typed, size_t len) {
+    return masked(osync__crc32c(0, typed, len));
+}
+
 bool osync__log_record_scan(osync__log_record_t *record) {
-    enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
-    const uint8_t *p = record->payload, *end = p + record->len;
-    record->term = record->log_index = 0;
-    while (p < end) {
-        uint64_t tag, n = 0;
-        if (!get_varint(&p, end, &tag) || tag >> 3 == 0 || tag > UINT32_MAX) return false;
-        uint64_t field = tag >> 3, wire = tag & 7;
-        if (field <= 2 && wire != VARINT) return false;
-        switch (wire) {
-        case VARINT:
-            if (!get_varint(&p, end, &n)) return false;
-            if (field == 1) record->term = n;
-            if (field == 2) record->log_index = n;
-            n = 0;
-            break;
-        case FIXED64:
-            n = 8;
-            break;
-        case BYTES:
-            if (!get_varint(&p, end, &n)) return false;
-            break;
-        case FIXED32:
-            n = 4;
-            break;
-        default:
-            return false;
-        }
-        if (n > (uint64_t)(end - p)) return false;
-        p += n;
-    }
+    if (!osync__log_entry_scan(&record->entry, record->payload, record->len)) return false;
+    record->term = record->entry.term;
+    record->log_index = record->entry.log_index;
     return true;
 }
 
@@ -231,8 +221,8 @@ static int read_record(cursor_t *c, osync__log_record_t *record, osync_error_t *
         rc = look(c, pos, HEADER + len, &p, &avail, err);
         if (rc) return rc;
         if (avail < HEADER + len) return OSYNC_EOF;
-        if (osync__get_u32le(p) != osync__log_crc(p + HEADER - 1, len + 1))
-            return corrupt(c, pos, err, "the record's checksum is wrong");
+        uint32_t crc = osync__crc32c(0, p + HEADER - 1, len + 1);
+        if (osync__get_u32le(p) != masked(crc)) return corrupt(c, pos, err, "the record's checksum is wrong");
         if (type == TYPE_END && !inside) return END_OF_FILE;
         bool begins = type == TYPE_FULL || type == TYPE_FIRST;
         if (!begins && !inside && c->resync) {
@@ -254,10 +244,12 @@ static int read_record(cursor_t *c, osync__log_record_t *record, osync_error_t *
             inside = true;
             continue;
         }
-        *record = (osync__log_record_t){.payload = type == TYPE_FULL ? p + HEADER : c->assembled.data,
-                                        .len = type == TYPE_FULL ? len : c->assembled.len,
-                                        .file = c->number,
-                                        .at = begin};
+        c->one_fragment = type == TYPE_FULL;
+        c->crc = crc;
+        record->payload = c->one_fragment ? p + HEADER : c->assembled.data;
+        record->len = c->one_fragment ? len : c->assembled.len;
+        record->file = c->number;
+        record->at = begin;
         if (!osync__log_record_scan(record)) return corrupt(c, begin, err, "the record isn't a LogEntry");
         if (record->log_index == 0) return corrupt(c, begin, err, "the LogEntry has no log_index");
         c->next = pos;
@@ -271,12 +263,12 @@ static int cursor_read(cursor_t *c, osync__log_record_t *record, osync_error_t *
     int rc = read_record(c, record, err);
     if (rc == OSYNC_ECORRUPT) { /* a tablet that starts again writes over a torn end: only what a second look confirms
                                    is corrupt */
-        c->len = 0;
+        forget(c);
         rc = read_record(c, record, err);
     }
     if (rc == OSYNC_EOF) {
         uint64_t size = 0;
-        c->len = 0; /* the next look has to go to the file */
+        forget(c); /* the next look has to go to the file */
         int failed = cursor_size(c, &size, err);
         if (failed) return failed;
         if (size < c->pos) return corrupt(c, c->pos, err, "the file has become shorter than what was read of it");
@@ -549,6 +541,17 @@ static int check_index(const osync__binlog_t *log, const osync__log_record_t *r,
                       log->expected, r->log_index - 1, log->last_file, path, r->at);
 }
 
+/* The payload's checksum. Of a record in one fragment, the one over type and payload is known already, and the two
+ * differ by what depends on the length alone. */
+static uint32_t payload_crc(osync__binlog_t *log, const osync__log_record_t *r) {
+    static const uint8_t zeros[SHORT], type = TYPE_FULL;
+    if (!log->cursor.one_fragment || r->len >= SHORT) return osync__crc32c(0, r->payload, r->len);
+    uint32_t *difference = &log->type_crc[r->len];
+    if (!*difference)
+        *difference = osync__crc32c(0, zeros, r->len) ^ osync__crc32c(osync__crc32c(0, &type, 1), zeros, r->len);
+    return log->cursor.crc ^ *difference;
+}
+
 int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_error_t *err) {
     cursor_t *c = &log->cursor;
     bool final = false; /* a later file exists, so that this one grows no more */
@@ -562,8 +565,9 @@ int osync__binlog_next(osync__binlog_t *log, osync__log_record_t *record, osync_
                 c->pos = c->next;
                 log->expected = record->log_index + 1;
                 log->last_file = c->number;
-                if (record->log_index >= log->wanted) return 0;
-                continue;
+                if (record->log_index < log->wanted) continue;
+                record->crc = payload_crc(log, record);
+                return 0;
             }
             if (rc != END_OF_FILE && rc != OSYNC_EOF) return rc;
         }

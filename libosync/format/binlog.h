@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "format/log_entry.h"
 #include "osync/error.h"
 #include "tablet.pb-c.h"
 
@@ -21,14 +22,15 @@ typedef struct osync__log_record {
     size_t len;
     uint32_t file;      /* the file's number */
     uint64_t at;        /* offset of the record's first header in the file */
-    uint64_t log_index; /* read from the payload */
+    uint64_t log_index; /* as in `entry`, never 0 */
     uint64_t term;
+    uint32_t crc;             /* crc32c of the payload; only a binlog's next record has it */
+    osync__log_entry_t entry; /* what the payload says */
 } osync__log_record_t;
 
 /* What a fragment's head holds of its type byte and the payload behind it: LevelDB's masked crc32c. */
 uint32_t osync__log_crc(const uint8_t *typed, size_t len);
-/* Fills in log_index and term from the payload: goes over the top level of the serialized LogEntry, for fields 1 and 2.
- * False: it isn't one. */
+/* Fills in entry, log_index and term from the payload. False: it isn't a LogEntry. */
 bool osync__log_record_scan(osync__log_record_t *record);
 
 typedef struct osync__log_file {

@@ -14,6 +14,7 @@
 #include "format/timezone.h"
 
 enum {
+    DIGITS_MAX = 20, /* of 64 bits */
     FIXED_MAX = 40,  /* a value that isn't a string, and its comma */
     ESCAPED_MAX = 6, /* what one byte of a string can become: \u00E9 */
     QUOTES = 2,
@@ -23,10 +24,17 @@ enum {
 #define GREGORIAN_DAYS  INT64_C(-141427) /* 1582-10-15, the first day of the Gregorian calendar */
 #define GREGORIAN_BEGIN (GREGORIAN_DAYS * DAY_SECONDS)
 
+typedef struct date {
+    int64_t year; /* 0 is 1 BC */
+    int month, day;
+} date_t;
+
 struct osync_csv {
     const osync_table_t *table;
     osync__timezone_t *tz;
     osync__tz_span_t span; /* of the timestamp before: the next one is nearly always in it too */
+    int64_t days;          /* likewise its day, */
+    date_t date;           /* and what day that is */
     osync__buf_t buf;
 };
 
@@ -36,9 +44,10 @@ static const char two_digits[] =
     "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051"
     "525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
+/* Copies more than the digits, but not more than FIXED_MAX: a copy of a fixed size is the cheaper one. */
 static char *put_u64(char *p, uint64_t v) {
-    char text[20];
-    char *end = text + sizeof text, *s = end;
+    char text[2 * DIGITS_MAX] = {0};
+    char *end = text + DIGITS_MAX, *s = end;
     while (v >= 100) {
         s -= 2;
         memcpy(s, two_digits + v % 100 * 2, 2);
@@ -50,7 +59,7 @@ static char *put_u64(char *p, uint64_t v) {
     } else {
         *--s = (char)('0' + v);
     }
-    memcpy(p, s, (size_t)(end - s));
+    memcpy(p, s, DIGITS_MAX);
     return p + (end - s);
 }
 
@@ -66,11 +75,6 @@ static char *put_2(char *p, int v) {
 }
 
 /* --- dates --- */
-
-typedef struct date {
-    int64_t year; /* 0 is 1 BC */
-    int month, day;
-} date_t;
 
 /* In the Julian calendar, which Java uses for days before the Gregorian one began. */
 static int64_t julian_days(int64_t year, int month, int day) {
@@ -153,8 +157,12 @@ static char *put_timestamp(osync_csv_t *csv, char *p, int64_t ms) {
         second += DAY_SECONDS;
         days--;
     }
-    date_t d = date_of_days(days);
-    d.year = year_of_era(d.year);
+    if (days != csv->days || csv->date.day == 0) {
+        csv->days = days;
+        csv->date = date_of_days(days);
+        csv->date.year = year_of_era(csv->date.year);
+    }
+    date_t d = csv->date;
     p = d.year <= 9999 ? put_year_4(p, d.year) : put_i64(p, d.year);
     p = put_month_and_day(p, &d);
     *p++ = ' ';
@@ -180,6 +188,16 @@ static const char escapes[256] = {
     U8, U8,  U8,  U8,  U8,  U8,  U8,  U8,  U8,  U8, U8, U8,          U8,
 #undef U8
 };
+
+/* Whether one of eight bytes is marked in `escapes`. */
+static bool any_escaped(uint64_t eight) {
+    const uint64_t ones = UINT64_C(0x0101010101010101), high = ones * 0x80;
+    uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '/', backslash = eight ^ ones * '\\';
+    /* x - ones has the high bit of a byte that is 0, and not of any other if all those below aren't 0 either: whether
+     * there is one is exact. Likewise with 0x20 and what is less. */
+    uint64_t zero = ((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((backslash - ones) & ~backslash);
+    return ((zero | ((eight - ones * 0x20) & ~eight) | eight) & high) != 0;
+}
 
 static char *put_unicode(char *p, uint32_t unit) {
     static const char hex[] = "0123456789ABCDEF";
@@ -228,10 +246,12 @@ static char *put_string(char *p, const uint8_t *s, size_t len) {
     const uint8_t *end = s + len;
     *p++ = '"';
     while (s < end) {
-        const uint8_t *run = s;
-        while (s < end && !escapes[*s]) s++;
-        memcpy(p, run, (size_t)(s - run));
-        p += s - run;
+        for (uint64_t eight; end - s >= 8; s += 8, p += 8) {
+            memcpy(&eight, s, 8);
+            if (any_escaped(eight)) break;
+            memcpy(p, &eight, 8);
+        }
+        while (s < end && !escapes[*s]) *p++ = (char)*s++;
         if (s == end) break;
         if (*s >= 0x80) {
             uint32_t c = 0;

@@ -63,7 +63,8 @@ static int check_strings(const osync__row_t *row, const osync_table_t *table, os
     return 0;
 }
 
-int osync__row_open(osync__row_t *row, const osync_table_t *table, const void *data, size_t len, osync_error_t *err) {
+/* All but the strings. */
+static int open_fixed(osync__row_t *row, const osync_table_t *table, const void *data, size_t len, osync_error_t *err) {
     const uint8_t *p = data;
     size_t size = 0;
     int rc = osync__row_size(data, len, &size, err);
@@ -82,15 +83,17 @@ int osync__row_open(osync__row_t *row, const osync_table_t *table, const void *d
             err, OSYNC_ESCHEMA,
             "table %s.%s: a row has schema version %u, which the table's description doesn't have (is it up to date?)",
             table->db, table->name, p[1]);
-    osync__row_t r = {.data = p, .size = size, .layout = layout, .address_size = address_size(size)};
-    if (size < layout->strings_at + layout->n_strings * r.address_size)
+    *row = (osync__row_t){.data = p, .size = size, .layout = layout, .address_size = address_size(size)};
+    if (size < layout->strings_at + layout->n_strings * row->address_size)
         return osync__err(err, OSYNC_ECORRUPT,
                           "table %s.%s: a row of %zu bytes is too short for the %zu columns of schema version %u",
                           table->db, table->name, size, layout->n_columns, p[1]);
-    rc = check_strings(&r, table, err);
-    if (rc) return rc;
-    *row = r;
     return 0;
+}
+
+int osync__row_open(osync__row_t *row, const osync_table_t *table, const void *data, size_t len, osync_error_t *err) {
+    int rc = open_fixed(row, table, data, len, err);
+    return rc ? rc : check_strings(row, table, err);
 }
 
 bool osync__row_is_null(const osync__row_t *row, size_t column) {
@@ -153,7 +156,7 @@ int osync__row_base_ts(const osync_table_t *table, const void *value, size_t len
         return 0;
     }
     size_t column = (size_t)table->ts_column;
-    int rc = osync__row_open(&row, table, value, len, err);
+    int rc = open_fixed(&row, table, value, len, err);
     if (rc) return rc;
     if (osync__row_is_null(&row, column))
         return osync__err(err, OSYNC_ECORRUPT, "table %s.%s: a row's ts column %s is NULL", table->db, table->name,

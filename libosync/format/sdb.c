@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
+#include "format/skim.h"
 
 enum {
     PLAIN_BLOCK = 4096,
@@ -32,6 +33,7 @@ enum { TYPE_FULL = 1, TYPE_FIRST, TYPE_MIDDLE, TYPE_LAST, TYPE_END };
 struct osync__sdb {
     char *path;
     int fd;
+    osync__skim_t file;
     bool framed;
     size_t block, header;
     uint64_t next_at; /* offset of what is read next */
@@ -48,16 +50,10 @@ static int corrupt(const osync__sdb_t *s, uint64_t at, osync_error_t *err, const
                       s->framed ? "frame at offset" : "offset", at, what);
 }
 
-static int read_at(const osync__sdb_t *s, uint64_t at, uint8_t *to, size_t size, size_t *got, osync_error_t *err) {
-    *got = 0;
-    while (*got < size) {
-        ssize_t n = pread(s->fd, to + *got, size - *got, (off_t)(at + *got));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0)
-            return osync__err_errno(err, errno, "read memory-table snapshot %s at offset %" PRIu64, s->path, at + *got);
-        if (n == 0) break;
-        *got += (size_t)n;
-    }
+static int read_at(osync__sdb_t *s, uint64_t at, uint8_t *to, size_t size, size_t *got, osync_error_t *err) {
+    int failed = osync__skim_read(&s->file, at, to, size, got);
+    if (failed)
+        return osync__err_errno(err, -failed, "read memory-table snapshot %s at offset %" PRIu64, s->path, at + *got);
     return 0;
 }
 
@@ -168,6 +164,7 @@ int osync__sdb_open(osync__sdb_t **out, const char *path, osync_error_t *err) {
         osync__sdb_close(s);
         return rc;
     }
+    osync__skim_begin(&s->file, s->fd);
     const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
     s->framed = strstr(name, ".zlib") || strstr(name, ".snappy");
     s->block = s->framed ? FRAME_BLOCK : PLAIN_BLOCK;
@@ -178,7 +175,10 @@ int osync__sdb_open(osync__sdb_t **out, const char *path, osync_error_t *err) {
 
 void osync__sdb_close(osync__sdb_t *s) {
     if (!s) return;
-    if (s->fd >= 0) close(s->fd);
+    if (s->fd >= 0) {
+        osync__skim_end(&s->file);
+        close(s->fd);
+    }
     osync__buf_free(&s->packed);
     osync__buf_free(&s->assembled);
     osync__free(s->data);
@@ -219,10 +219,10 @@ int osync__sdb_next(osync__sdb_t *s, osync__log_record_t *record, osync_error_t 
         s->pos += s->header + len;
         inside = type == TYPE_FIRST || type == TYPE_MIDDLE;
         if (inside) continue;
-        *record = (osync__log_record_t){.payload = type == TYPE_FULL ? bytes : s->assembled.data,
-                                        .len = type == TYPE_FULL ? len : s->assembled.len,
-                                        .file = OSYNC__SDB_FILE,
-                                        .at = begin};
+        record->payload = type == TYPE_FULL ? bytes : s->assembled.data;
+        record->len = type == TYPE_FULL ? len : s->assembled.len;
+        record->file = OSYNC__SDB_FILE;
+        record->at = begin;
         if (!osync__log_record_scan(record)) return corrupt(s, begin, err, "the record isn't a LogEntry");
         if (record->log_index <= s->last)
             return corrupt(s, begin, err,

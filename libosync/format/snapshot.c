@@ -3,14 +3,19 @@
  * It knows nothing of the binlog, of TTLs or of rows: values are handed on as they are stored. */
 #include "format/snapshot.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/sys.h"
+#include "format/skim.h"
 
 /* ---- MANIFEST: protobuf's text format of api.Manifest ---- */
 
@@ -222,26 +227,44 @@ int osync__manifest_parse(const char *text, size_t len, osync__manifest_t *out, 
 /* ---- keys ---- */
 
 /* A key too short to hold a ts is never written, but the order has to be total. */
-static size_t prefix_of(const void *key, size_t len, uint64_t *ts) {
+static inline size_t prefix_of(const void *key, size_t len, uint64_t *ts) {
     *ts = 0;
     if (len < TS_SIZE) return 0;
     *ts = osync__get_u64le((const uint8_t *)key + len - TS_SIZE);
     return len - TS_SIZE;
 }
 
-int osync__key_compare(const void *a, size_t a_len, const void *b, size_t b_len) {
+static uint64_t get_u64be(const uint8_t *p) {
+    uint64_t v = 0;
+    for (int i = 0; i < 8; i++) v = v << 8 | p[i];
+    return v;
+}
+
+/* RocksDB asks several times for each entry, and mostly the first eight bytes tell. */
+static inline int compare_keys(const void *a, size_t a_len, const void *b, size_t b_len) {
     uint64_t a_ts, b_ts;
     size_t a_prefix = prefix_of(a, a_len, &a_ts), b_prefix = prefix_of(b, b_len, &b_ts);
     size_t common = a_prefix < b_prefix ? a_prefix : b_prefix;
-    int order = common ? memcmp(a, b, common) : 0;
+    int order = 0;
+    if (common >= 8) {
+        uint64_t a_head = get_u64be(a), b_head = get_u64be(b);
+        if (a_head != b_head) return a_head < b_head ? -1 : 1;
+        if (common > 8) order = memcmp((const uint8_t *)a + 8, (const uint8_t *)b + 8, common - 8);
+    } else if (common > 0) {
+        order = memcmp(a, b, common);
+    }
     if (order) return order < 0 ? -1 : 1;
     if (a_prefix != b_prefix) return a_prefix < b_prefix ? -1 : 1;
     return a_ts == b_ts ? 0 : a_ts > b_ts ? -1 : 1;
 }
 
+int osync__key_compare(const void *a, size_t a_len, const void *b, size_t b_len) {
+    return compare_keys(a, a_len, b, b_len);
+}
+
 static int compare_cb(void *state, const char *a, size_t a_len, const char *b, size_t b_len) {
     (void)state;
-    return osync__key_compare(a, a_len, b, b_len);
+    return compare_keys(a, a_len, b, b_len);
 }
 
 static const char *comparator_name(void *state) {
@@ -300,8 +323,14 @@ int osync__key_decode(const osync_table_t *table, const void *key, size_t len, s
 /* Memory and open files of one snapshot; a traverse touches each block once, so that a large cache would be of no use.
  */
 #define BLOCK_CACHE_SIZE (8u << 20)
-#define READAHEAD_SIZE   (2u << 20)
+/* RocksDB reads ahead for each sorted run on its own: each file of level 0, and each level below it. */
+#define READAHEAD_TOTAL (8u << 20)
+#define READAHEAD_MOST  (2u << 20)
+#define READAHEAD_LEAST (128u << 10)
 enum { MAX_OPEN_FILES = 256, FATAL_LEVEL = 4 /* rocksdb::InfoLogLevel */ };
+/* What is mostly in the page cache already is read from there, and what isn't past it, so that a tablet's cache stays
+ * what it was. "Mostly": MOSTLY of the LOOKS at each file. */
+enum { LOOKS = 8, MOSTLY = 7 };
 
 int osync__snapshot_id(const char *dir, char id[OSYNC__SNAPSHOT_ID], osync_error_t *err) {
     char current[4096];
@@ -357,11 +386,34 @@ static rocksdb_options_t *make_options(rocksdb_cache_t *cache) {
     rocksdb_options_set_block_based_table_factory(options, blocks);
     rocksdb_block_based_options_destroy(blocks);
     rocksdb_options_set_max_open_files(options, MAX_OPEN_FILES);
+    rocksdb_options_set_max_file_opening_threads(options, 1); /* else each open starts, and ends, 16 of them */
     rocksdb_options_set_create_if_missing(options, 0);
     rocksdb_options_set_paranoid_checks(options, 1);
     /* With the disk full, the second line of RocksDB's own log would end the process: Debian leaves assertions on. */
     rocksdb_options_set_info_log_level(options, FATAL_LEVEL);
     return options;
+}
+
+/* True also if nothing can be said. */
+static bool is_mostly_cached(const char *dir) {
+    uint64_t cached = 0, all = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        const char *dot = strrchr(e->d_name, '.');
+        struct stat st;
+        if (!dot || strcmp(dot, ".sst") != 0) continue;
+        int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0) continue;
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); /* a look reads one page, and no more */
+        uint64_t size = !fstat(fd, &st) && S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
+        for (uint64_t i = 0; i < LOOKS; i++) {
+            all += size;
+            if (osync__skim_look(fd, size / LOOKS * i + size / LOOKS / 2) == OSYNC__CACHED) cached += size;
+        }
+        close(fd);
+    }
+    if (d) closedir(d);
+    return cached / MOSTLY >= all / LOOKS;
 }
 
 /* Looks at the column families that are there: the base index's must be among them. An index that was added at run time
@@ -397,6 +449,15 @@ static int choose_column_family(osync__snapshot_t *s, osync_error_t *err) {
     return rc;
 }
 
+/* Of each sorted run. */
+static size_t readahead_size(const osync__snapshot_t *s) {
+    char *text = rocksdb_property_value_cf(s->db, s->base_cf, "rocksdb.num-files-at-level0");
+    size_t runs = 1 + (text ? (size_t)strtoul(text, NULL, 10) : 0);
+    if (text) rocksdb_free(text);
+    size_t size = READAHEAD_TOTAL / runs;
+    return size > READAHEAD_MOST ? READAHEAD_MOST : size < READAHEAD_LEAST ? READAHEAD_LEAST : size;
+}
+
 int osync__snapshot_open(osync__snapshot_t **out, const osync_table_t *table, const char *dir, osync_error_t *err) {
     int rc = 0;
     char *failure = NULL;
@@ -417,20 +478,26 @@ int osync__snapshot_open(osync__snapshot_t **out, const osync_table_t *table, co
     s->traverse_options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_verify_checksums(s->traverse_options, 1);
     rocksdb_readoptions_set_fill_cache(s->traverse_options, 0);
-    rocksdb_readoptions_set_readahead_size(s->traverse_options, READAHEAD_SIZE);
 
     rc = choose_column_family(s, err);
     if (rc) goto done;
     const char *names[] = {"default", s->table.base_cf};
     const rocksdb_options_t *options[] = {s->options, s->base_options};
     rocksdb_column_family_handle_t *handles[2] = {NULL, NULL};
-    s->db = rocksdb_open_for_read_only_column_families(s->options, s->dir, 2, names, options, handles, 0, &failure);
+    for (bool direct = !is_mostly_cached(dir);; direct = false) {
+        rocksdb_options_set_use_direct_reads(s->options, direct);
+        s->db = rocksdb_open_for_read_only_column_families(s->options, s->dir, 2, names, options, handles, 0, &failure);
+        if (!failure || !direct) break;
+        rocksdb_free(failure); /* perhaps it is that the file system can't read directly */
+        failure = NULL;
+    }
     if (failure) {
         rc = rocksdb_failed(err, failure, s->dir, "open");
         goto done;
     }
     s->default_cf = handles[0];
     s->base_cf = handles[1];
+    rocksdb_readoptions_set_readahead_size(s->traverse_options, readahead_size(s));
     *out = s;
     s = NULL;
 done:

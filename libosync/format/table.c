@@ -305,8 +305,13 @@ int osync_table_from_info(osync_table_t **out, const void *info, size_t len, osy
     return rc;
 }
 
+osync_table_t *osync__table_share(osync_table_t *table) {
+    __atomic_add_fetch(&table->shares, 1, __ATOMIC_RELAXED);
+    return table;
+}
+
 void osync_table_free(osync_table_t *table) {
-    if (!table) return;
+    if (!table || __atomic_fetch_sub(&table->shares, 1, __ATOMIC_ACQ_REL) > 0) return;
     for (size_t i = 0; table->columns && i < table->n_columns; i++) osync__free(table->columns[i].name);
     for (size_t v = 0; v <= OSYNC__MAX_VERSION; v++) osync__free(table->layouts[v].at);
     osync__free(table->columns);

@@ -33,6 +33,7 @@ typedef struct osync__ttl {
 } osync__ttl_t;
 
 struct osync_table {
+    unsigned shares; /* owners besides the first */
     uint32_t tid;
     char *db, *name;
     size_t n_columns; /* column_desc, then added_column_desc */
@@ -51,6 +52,9 @@ struct osync_table {
     char *ts_name; /* "" if auto */
     osync__ttl_t ttl;
 };
+
+/* One more owner: osync_table_free is to be called once more. */
+osync_table_t *osync__table_share(osync_table_t *table);
 
 int osync__table_from_meta(osync_table_t **out, const Openmldb__Api__TableMeta *meta, osync_error_t *err);
 int osync__table_from_info(osync_table_t **out, const Openmldb__Nameserver__TableInfo *info, osync_error_t *err);

@@ -7,9 +7,11 @@
 #include "format/timezone.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -346,6 +348,26 @@ int osync__timezone_load(osync__timezone_t **out, const char *name, osync_error_
     /* Standard time is the smaller one also where the file calls winter the exception (Europe/Dublin). */
     if (tz->has_posix) tz->raw = tz->posix.std < tz->posix.dst ? tz->posix.std : tz->posix.dst;
     *out = tz;
+    return 0;
+}
+
+int osync__timezone_name(char *out, size_t size) {
+    char link[256] = "";
+    const char *name = getenv("TZ");
+    if (name && *name == ':') name++;
+    if (name && *name == 0) name = "UTC";
+    if (!name) {
+        ssize_t len = readlink(LOCALTIME, link, sizeof link - 1);
+        if (len < 0 && errno != ENOENT) return OSYNC_ENOENT;
+        link[len < 0 ? 0 : len] = 0;
+        const char *zone = strstr(link, "/zoneinfo/");
+        name = len < 0 ? "UTC" : zone ? zone + strlen("/zoneinfo/") : "";
+    }
+    char path[sizeof ZONEINFO + MAX_NAME + 1] = ZONEINFO "/";
+    if (!name_is_safe(name) || strlen(name) >= size) return OSYNC_ENOENT;
+    memcpy(path + sizeof ZONEINFO, name, strlen(name) + 1);
+    if (strcmp(name, "UTC") != 0 && access(path, R_OK) != 0) return OSYNC_ENOENT;
+    memcpy(out, name, strlen(name) + 1);
     return 0;
 }
 

@@ -3,6 +3,7 @@
 #ifndef OSYNC_FORMAT_TIMEZONE_H
 #define OSYNC_FORMAT_TIMEZONE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "osync/error.h"
@@ -21,6 +22,10 @@ typedef struct osync__tz_span {
 int osync__timezone_load(osync__timezone_t **out, const char *name, osync_error_t *err);
 /* NULL is fine. */
 void osync__timezone_free(osync__timezone_t *tz);
+
+/* The IANA name of the machine's zone (see above), so that another machine can use the same; OSYNC_ENOENT if it has
+ * none: a rule, or a file that isn't the system's. */
+int osync__timezone_name(char *out, size_t size);
 
 /* The span that `t` is in. */
 osync__tz_span_t osync__timezone_at(const osync__timezone_t *tz, int64_t t);

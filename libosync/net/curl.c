@@ -1,6 +1,6 @@
 /* libcurl's multi interface driven by a uv loop: one uv_poll_t for each socket that libcurl wants watched, one
- * uv_timer_t for its timeouts. Nothing here knows HTTP; the easy handles, their options and their memory belong to the
- * callers. */
+ * uv_timer_t for its timeouts, one uv_idle_t for what is due at once. Nothing here knows HTTP; the easy handles, their
+ * options and their memory belong to the callers. */
 #include "net/curl.h"
 
 #include <stdbool.h>
@@ -28,6 +28,7 @@ struct osync__curl {
     uv_loop_t *loop;
     CURLM *multi;
     uv_timer_t timer;
+    uv_idle_t at_once; /* runs in the next turn of the loop, which looks at all sockets, too: nothing starves */
     transfer_t *transfers;
     unsigned failed;   /* transfers whose `failed` is set */
     unsigned dispatch; /* how deep inside libcurl or a callback the loop's thread is */
@@ -84,6 +85,11 @@ static void on_timer(uv_timer_t *timer) {
     act(timer->data, CURL_SOCKET_TIMEOUT, 0);
 }
 
+static void on_at_once(uv_idle_t *idle) {
+    uv_idle_stop(idle);
+    act(idle->data, CURL_SOCKET_TIMEOUT, 0);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
     watched_socket_t *s = poll->data;
     int flags = 0;
@@ -108,7 +114,7 @@ static void handle_closed(osync__curl_t *curl) {
     if (cb) cb(arg);
 }
 
-static void on_timer_closed(uv_handle_t *handle) {
+static void on_own_closed(uv_handle_t *handle) {
     handle_closed(handle->data);
 }
 
@@ -155,14 +161,9 @@ static int on_curl_timer(CURLM *multi, long timeout_ms, void *arg) {
     osync__curl_t *curl = arg;
     (void)multi;
     if (curl->closing) return 0;
-    if (timeout_ms < 0) {
-        uv_timer_stop(&curl->timer);
-        return 0;
-    }
-    /* A timer that is due at once and set from inside its own callback would keep libuv in its timer phase; sockets
-     * would starve. */
-    if (timeout_ms == 0 && curl->dispatch) timeout_ms = 1;
-    uv_timer_start(&curl->timer, on_timer, (uint64_t)timeout_ms, 0);
+    uv_timer_stop(&curl->timer);
+    if (timeout_ms > 0) uv_timer_start(&curl->timer, on_timer, (uint64_t)timeout_ms, 0);
+    if (timeout_ms == 0) uv_idle_start(&curl->at_once, on_at_once); /* not taken back: one turn too many is no harm */
     return 0;
 }
 
@@ -179,8 +180,9 @@ int osync__curl_new(uv_loop_t *loop, osync__curl_t **out, osync_error_t *err) {
     }
     curl->loop = loop;
     uv_timer_init(loop, &curl->timer);
-    curl->timer.data = curl;
-    curl->handles = 1;
+    uv_idle_init(loop, &curl->at_once);
+    curl->timer.data = curl->at_once.data = curl;
+    curl->handles = 2;
     curl_multi_setopt(curl->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
     curl_multi_setopt(curl->multi, CURLMOPT_SOCKETDATA, curl);
     curl_multi_setopt(curl->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
@@ -236,7 +238,8 @@ void osync__curl_resume(osync__curl_t *curl, CURL *easy) {
 static void begin_close(osync__curl_t *curl) {
     curl_multi_cleanup(curl->multi);
     curl->multi = NULL;
-    uv_close((uv_handle_t *)&curl->timer, on_timer_closed);
+    uv_close((uv_handle_t *)&curl->timer, on_own_closed);
+    uv_close((uv_handle_t *)&curl->at_once, on_own_closed);
 }
 
 void osync__curl_close(osync__curl_t *curl, void (*cb)(void *arg), void *arg) {

@@ -59,6 +59,9 @@ typedef struct osync__rpc_server_config {
     const char *host;       /* NULL: every address of the machine */
     int port;               /* 0 picks a free one */
     uint64_t max_body_size; /* of a frame's body and of an HTTP body, compressed or not; 0: bRPC's 64 MiB */
+    /* Bytes of the requests of one connection that aren't answered: it isn't read beyond that, so that nothing on it is
+     * heard of. 0, or less than max_body_size: that */
+    uint64_t max_held;
     osync__json_style_t json_style;
     const osync__rpc_method_t *methods; /* borrowed while the server lives */
     size_t n_methods;
@@ -78,6 +81,8 @@ void osync__rpc_server_close(osync__rpc_server_t *server, void (*cb)(void *arg),
 /* Valid until the call is answered. For a page there is no request, and the attachment is the HTTP body. */
 const ProtobufCMessage *osync__rpc_request(const osync__rpc_call_t *call);
 const uint8_t *osync__rpc_attachment(const osync__rpc_call_t *call, size_t *len);
+/* The attachment isn't needed any more, though the call isn't answered: its memory goes. */
+void osync__rpc_drop_attachment(osync__rpc_call_t *call);
 /* "ip:port" of the other side. */
 const char *osync__rpc_peer(const osync__rpc_call_t *call);
 /* HTTP only: the query string after '?', "" if none. */
@@ -107,11 +112,12 @@ typedef struct osync__rpc_client_config {
 int osync__rpc_client_new(uv_loop_t *loop, const osync__rpc_client_config_t *config, osync__rpc_client_t **out,
                           osync_error_t *err);
 /* Sends a request over the one connection to `endpoint` ("host:port", made when there is none, kept open, many requests
- * in flight). Never sent twice. `service` goes out as it is. Message and attachment are copied or sent before this
- * returns. A non-zero return: the callback is never called; else exactly once, never from inside the call. `*id` (may
- * be NULL) can cancel it. timeout_ms 0 is none. OSYNC_EAGAIN: too much waits to be sent to the endpoint already.
- * OSYNC_ECONN, in the callback: the connection could not be made or was lost, so that the request may or may not have
- * been carried out. */
+ * in flight; one without an attachment overtakes those that wait with one). Never sent twice. `service` goes out as it
+ * is. The attachment must stay as it is until the callback or osync__rpc_cancel. A non-zero return: the callback is
+ * never called; else exactly once, never from inside the call. `*id` (may be NULL) can cancel it. timeout_ms 0 is none;
+ * what hasn't begun to go out by then never does. OSYNC_EAGAIN: too many messages wait to be sent to the endpoint
+ * already. OSYNC_ECONN, in the callback: the connection could not be made or was lost, so that the request may or may
+ * not have been carried out. */
 int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const char *service, const char *method,
                     const ProtobufCMessage *request, const void *attachment, size_t attachment_len,
                     const ProtobufCMessageDescriptor *response, uint32_t timeout_ms, osync__rpc_cb cb, void *arg,

@@ -22,8 +22,11 @@ enum {
     KEEPALIVE_S = 60,
     UNACKNOWLEDGED_MS = 30 * 1000,
     MAX_ENDPOINT = 300, /* a DNS name, brackets and a port fit */
-    MAX_UNSENT =
-        64 << 20, /* bytes waiting to be written, as bRPC's socket_max_unwritten_bytes; one request may exceed it */
+    /* Bytes of messages that wait to be written to one endpoint, as bRPC's socket_max_unwritten_bytes; one request may
+     * exceed it. Attachments aren't counted: they are the callers' memory, and bounded there. */
+    MAX_UNSENT = 64 << 20,
+    SLICE = 64 << 10, /* copied when the socket is full, to go out as soon as there is room */
+    KEPT_HEAD = 4096, /* room for heads that a connection keeps */
 };
 
 typedef struct conn conn_t;
@@ -38,13 +41,14 @@ typedef struct call {
     uv_timer_t timer;
     uint32_t timeout_ms;
     bool canceled;
-    char *name; /* "service/method" */
-    /* what waits for the connection to be made */
-    bool unsent;
+    char *name;  /* "service/method" */
+    bool unsent; /* in the connection's queue, with what is to be written: */
     osync__buf_t message;
-    osync__buf_t attachment;
-    struct call *prev, *next; /* of the connection, in the order they were made */
-    UT_hash_handle hh;        /* of the client, by id, while an answer may come */
+    const uint8_t *attachment; /* the caller's */
+    size_t attachment_len;
+    struct call *q_prev, *q_next; /* in that queue */
+    struct call *prev, *next;     /* of the connection, in the order they were made */
+    UT_hash_handle hh;            /* of the client, by id, while an answer may come */
 } call_t;
 
 typedef enum conn_state { CONNECTING, OPEN, CLOSING } conn_state_t;
@@ -66,8 +70,19 @@ struct conn {
     osync__frames_t frames;
     int64_t log_id;
     bool authenticated;
-    uint64_t unsent; /* bytes of calls that wait for the connection */
     call_t *calls;
+    /* Calls of which nothing is written yet. What is short doesn't wait behind attachments: a sign of life is late
+     * else, when the other side takes rows slowly. */
+    call_t *short_queue, *long_queue;
+    uint64_t unsent; /* bytes of their messages */
+    /* The frame that is being written: what is left of its head and message, then of its attachment. */
+    osync__buf_t head;
+    size_t head_sent;
+    const uint8_t *rest;
+    size_t rest_len;
+    call_t *lender;    /* whose attachment `rest` points into */
+    osync__buf_t own;  /* or this, when its call is over */
+    bool writing;      /* a slice waits for room in the socket */
     osync_error_t why; /* of CLOSING */
     UT_hash_handle hh; /* of the client, by endpoint, unless CLOSING */
 };
@@ -89,9 +104,11 @@ struct osync__rpc_client {
 
 typedef struct write_req {
     uv_write_t req;
-    osync__buf_t head;
-    osync__buf_t attachment;
+    size_t len;
+    uint8_t bytes[SLICE];
 } write_req_t;
+
+OSYNC_PRINTF(3, 4) static void conn_fail(conn_t *conn, int code, const char *fmt, ...);
 
 /* ---- the client's end ---- */
 
@@ -113,7 +130,6 @@ static void client_unref(osync__rpc_client_t *client) {
 static void call_free(call_t *call) {
     if (!call) return;
     osync__buf_free(&call->message);
-    osync__buf_free(&call->attachment);
     osync__free(call->name);
     osync__free(call);
 }
@@ -125,13 +141,37 @@ static void on_call_closed(uv_handle_t *handle) {
     client_unref(client);
 }
 
+static call_t **queue_of(conn_t *conn, const call_t *call) {
+    return call->attachment_len ? &conn->long_queue : &conn->short_queue;
+}
+
+static void dequeue(call_t *call) {
+    conn_t *conn = call->conn;
+    DL_DELETE2(*queue_of(conn, call), call, q_prev, q_next);
+    conn->unsent -= call->message.len;
+    call->unsent = false;
+}
+
+/* The attachment is the caller's again. The rest of a frame must be written all the same. */
+static void give_back(conn_t *conn) {
+    conn->lender = NULL;
+    if (conn->state == CLOSING || conn->rest_len == 0) return;
+    if (osync__buf_append(&conn->own, conn->rest, conn->rest_len)) {
+        conn->rest_len = 0;
+        conn_fail(conn, OSYNC_ENOMEM, "out of memory for the rest of a request to %s", conn->endpoint);
+        return;
+    }
+    conn->rest = conn->own.data;
+}
+
 /* No answer can reach it any more. */
 static void call_detach(call_t *call) {
-    if (!call->conn) return;
+    conn_t *conn = call->conn;
+    if (!conn) return;
     HASH_DEL(call->client->calls, call);
-    DL_DELETE(call->conn->calls, call);
-    if (call->unsent) call->conn->unsent -= call->message.len + call->attachment.len;
-    call->unsent = false;
+    DL_DELETE(conn->calls, call);
+    if (call->unsent) dequeue(call);
+    if (conn->lender == call) give_back(conn);
     call->conn = NULL;
 }
 
@@ -159,6 +199,8 @@ static void conn_unref(conn_t *conn) {
     osync__rpc_client_t *client = conn->client;
     if (conn->addresses) uv_freeaddrinfo(conn->addresses);
     osync__frames_free(&conn->frames);
+    osync__buf_free(&conn->head);
+    osync__buf_free(&conn->own);
     osync__free(conn);
     client_unref(client);
 }
@@ -174,7 +216,7 @@ static void on_tcp_closed(uv_handle_t *handle) {
     conn_unref(handle->data);
 }
 
-OSYNC_PRINTF(3, 4) static void conn_fail(conn_t *conn, int code, const char *fmt, ...) {
+static void conn_fail(conn_t *conn, int code, const char *fmt, ...) {
     va_list ap;
     if (conn->state == CLOSING) return;
     va_start(ap, fmt);
@@ -196,84 +238,108 @@ static void on_connect_timeout(uv_timer_t *timer) {
               conn->client->connect_timeout_ms);
 }
 
+/* ---- writing ---- */
+
+static void conn_write(conn_t *conn);
+
 static void on_write(uv_write_t *req, int status) {
-    write_req_t *w = (write_req_t *)req;
     conn_t *conn = req->data;
-    osync__buf_free(&w->head);
-    osync__buf_free(&w->attachment);
-    osync__free(w);
+    osync__free(req);
+    conn->writing = false;
     if (status < 0)
         conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(status));
+    else
+        conn_write(conn);
 }
 
-/* Sends a request: what the socket takes at once directly from the caller's memory; the rest is copied, or taken over
- * if `owned` holds the attachment. A failure is the connection's. */
-static void conn_send(conn_t *conn, const call_t *call, const osync__buf_t *message, const void *attachment,
-                      size_t attachment_len, osync__buf_t *owned) {
-    uv_stream_t *stream = (uv_stream_t *)&conn->tcp;
-    write_req_t *w = NULL;
-    osync__buf_t head = {0};
-    size_t sent = 0;
-    char *service = NULL;
+/* Makes the next frame out of a call. */
+static int begin_frame(conn_t *conn, call_t *call) {
     const char *auth = conn->authenticated ? NULL : conn->client->auth;
     const char *method = strchr(call->name, '/') + 1;
-    int rc = OSYNC_ENOMEM;
-    service = osync__strndup(call->name, (size_t)(method - call->name) - 1);
-    if (!service) goto done;
-    rc = osync__frame_request(&head, service, method, conn->log_id, (int64_t)call->id, auth, message->len,
-                              attachment_len);
-    if (rc == 0) rc = osync__buf_append(&head, message->data, message->len);
-    if (rc) goto done;
+    char *service = osync__strndup(call->name, (size_t)(method - call->name) - 1);
+    if (!service) return OSYNC_ENOMEM;
+    int rc = osync__frame_request(&conn->head, service, method, conn->log_id, (int64_t)call->id, auth,
+                                  call->message.len, call->attachment_len);
+    osync__free(service);
+    if (rc == 0) rc = osync__buf_append(&conn->head, call->message.data, call->message.len);
+    if (rc) return rc;
     conn->log_id++;
     conn->authenticated = true;
-    union {
-        const void *from;
-        char *to;
-    } bytes = {.from = attachment}; /* libuv's buffers have no const; writing doesn't change them */
-    uv_buf_t bufs[2] = {uv_buf_init((char *)head.data, (unsigned)head.len),
-                        uv_buf_init(bytes.to, (unsigned)attachment_len)};
-    unsigned n_bufs = attachment_len ? 2 : 1;
-    if (uv_stream_get_write_queue_size(stream) == 0) {
-        int n = uv_try_write(stream, bufs, n_bufs);
-        if (n > 0) sent = (size_t)n;
-        if (sent == head.len + attachment_len) goto done;
+    conn->rest = call->attachment;
+    conn->rest_len = call->attachment_len;
+    conn->lender = call->attachment_len ? call : NULL;
+    dequeue(call);
+    osync__buf_free(&call->message);
+    return 0;
+}
+
+/* So many bytes of the frame are out of our hands. */
+static void advance(conn_t *conn, size_t n) {
+    size_t of_head = conn->head.len - conn->head_sent;
+    if (of_head > n) of_head = n;
+    conn->head_sent += of_head;
+    if (n > of_head) conn->rest += n - of_head;
+    conn->rest_len -= n - of_head;
+    if (conn->head_sent < conn->head.len || conn->rest_len > 0) return;
+    conn->head_sent = conn->head.len = 0;
+    if (conn->head.cap > KEPT_HEAD) osync__buf_free(&conn->head);
+    osync__buf_free(&conn->own);
+    conn->lender = NULL;
+}
+
+/* libuv keeps what it can't write at once until it is written, and that may be long after the call that lent it is
+ * over: so it gets a copy, of no more than what makes it tell us of room in the socket. */
+static void write_slice(conn_t *conn) {
+    write_req_t *w = osync__malloc(sizeof *w);
+    if (!w) {
+        conn_fail(conn, OSYNC_ENOMEM, "out of memory for a request to %s", conn->endpoint);
+        return;
     }
-    rc = OSYNC_ENOMEM;
-    w = osync__calloc(1, sizeof *w);
-    if (!w) goto done;
+    size_t of_head = conn->head.len - conn->head_sent;
+    if (of_head > SLICE) of_head = SLICE;
+    size_t of_rest = conn->rest_len < SLICE - of_head ? conn->rest_len : SLICE - of_head;
+    if (of_head) memcpy(w->bytes, conn->head.data + conn->head_sent, of_head);
+    if (of_rest) memcpy(w->bytes + of_head, conn->rest, of_rest);
+    w->len = of_head + of_rest;
+    advance(conn, w->len);
     w->req.data = conn;
-    size_t head_sent = sent < head.len ? sent : head.len;
-    size_t attachment_sent = sent - head_sent;
-    size_t skip = attachment_sent;
-    if (owned) {
-        w->attachment = *owned;
-        *owned = (osync__buf_t){0};
-    } else {
-        if (osync__buf_append(&w->attachment, bytes.to ? bytes.to + attachment_sent : NULL,
-                              attachment_len - attachment_sent))
-            goto done;
-        skip = 0;
-    }
-    w->head = head;
-    head = (osync__buf_t){0};
-    bufs[0] = uv_buf_init((char *)w->head.data + head_sent, (unsigned)(w->head.len - head_sent));
-    bufs[1] = uv_buf_init(w->attachment.data ? (char *)w->attachment.data + skip : NULL,
-                          (unsigned)(w->attachment.len - skip));
-    rc = 0;
-    int uvrc = uv_write(&w->req, stream, bufs, n_bufs, on_write);
-    if (uvrc)
-        conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(uvrc));
-    else
-        w = NULL;
-done:
-    if (rc) conn_fail(conn, rc, "out of memory for a request to %s", conn->endpoint);
-    if (w) {
-        osync__buf_free(&w->head);
-        osync__buf_free(&w->attachment);
+    uv_buf_t buf = uv_buf_init((char *)w->bytes, (unsigned)w->len);
+    int rc = uv_write(&w->req, (uv_stream_t *)&conn->tcp, &buf, 1, on_write);
+    if (rc) {
         osync__free(w);
+        conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(rc));
+        return;
     }
-    osync__buf_free(&head);
-    osync__free(service);
+    conn->writing = true;
+}
+
+/* Writes what the socket takes, directly from the callers' memory. A failure is the connection's. */
+static void conn_write(conn_t *conn) {
+    while (conn->state == OPEN && !conn->writing) {
+        if (conn->head.len == 0 && conn->rest_len == 0) {
+            call_t *call = conn->short_queue ? conn->short_queue : conn->long_queue;
+            if (!call) return;
+            if (begin_frame(conn, call)) {
+                conn_fail(conn, OSYNC_ENOMEM, "out of memory for a request to %s", conn->endpoint);
+                return;
+            }
+        }
+        union {
+            const uint8_t *from;
+            char *to;
+        } rest = {.from = conn->rest}; /* libuv's buffers have no const; writing doesn't change them */
+        uv_buf_t bufs[2] = {
+            uv_buf_init((char *)conn->head.data + conn->head_sent, (unsigned)(conn->head.len - conn->head_sent)),
+            uv_buf_init(rest.to, (unsigned)conn->rest_len)};
+        bool headless = bufs[0].len == 0;
+        int n = uv_try_write((uv_stream_t *)&conn->tcp, bufs + headless, headless || bufs[1].len == 0 ? 1 : 2);
+        if (n > 0)
+            advance(conn, (size_t)n);
+        else if (n == UV_EAGAIN)
+            write_slice(conn);
+        else
+            conn_fail(conn, OSYNC_ECONN, "the connection to %s was lost: %s", conn->endpoint, uv_strerror(n));
+    }
 }
 
 static void handle_frame(conn_t *conn, const osync__frame_t *frame) {
@@ -370,7 +436,6 @@ static void attempt_failed(conn_t *conn, int uvrc) {
 
 static void on_connect(uv_connect_t *req, int status) {
     conn_t *conn = req->data;
-    call_t *call, *next;
     if (conn->state != CONNECTING) return;
     if (status < 0) {
         attempt_failed(conn, status);
@@ -388,15 +453,7 @@ static void on_connect(uv_connect_t *req, int status) {
         (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged, sizeof unacknowledged);
     int rc = uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
     if (rc) conn_fail(conn, OSYNC_ECONN, "the connection to %s cannot be read: %s", conn->endpoint, uv_strerror(rc));
-    DL_FOREACH_SAFE(conn->calls, call, next) {
-        if (conn->state != OPEN) return;
-        if (!call->unsent) continue;
-        conn->unsent -= call->message.len + call->attachment.len;
-        call->unsent = false;
-        conn_send(conn, call, &call->message, call->attachment.data, call->attachment.len, &call->attachment);
-        osync__buf_free(&call->message);
-        osync__buf_free(&call->attachment);
-    }
+    conn_write(conn);
 }
 
 /* Tries the next of the endpoint's addresses. */
@@ -520,7 +577,6 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
                     uint64_t *id, osync_error_t *err) {
     conn_t *conn = NULL;
     call_t *call = NULL;
-    osync__buf_t message = {0};
     int rc = 0;
     if (client->closing) return osync__err(err, OSYNC_ECLOSED, "the RPC client is closed");
     if (attachment_len > (size_t)INT32_MAX - (1 << 20) ||
@@ -530,21 +586,14 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
     HASH_FIND_STR(client->conns, endpoint, conn);
     if (!conn) rc = conn_new(client, endpoint, &conn, err);
     if (rc) return rc;
-    uint64_t queued =
-        conn->unsent + (conn->state == OPEN ? uv_stream_get_write_queue_size((uv_stream_t *)&conn->tcp) : 0);
-    if (queued > MAX_UNSENT)
+    if (conn->unsent > MAX_UNSENT)
         return osync__err(err, OSYNC_EAGAIN,
                           "[E%d]The server %s is overcrowded: %" PRIu64 " bytes wait to be sent to it",
-                          OSYNC__BRPC_EOVERCROWDED, endpoint, queued);
+                          OSYNC__BRPC_EOVERCROWDED, endpoint, conn->unsent);
 
     call = osync__calloc(1, sizeof *call);
-    if (!call || !(call->name = osync__format("%s/%s", service, method))) {
-        call_free(call);
-        return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
-    }
-    if (osync__message_append(&message, request) ||
-        (conn->state == CONNECTING && osync__buf_append(&call->attachment, attachment, attachment_len))) {
-        osync__buf_free(&message);
+    if (!call || !(call->name = osync__format("%s/%s", service, method)) ||
+        osync__message_append(&call->message, request)) {
         call_free(call);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
     }
@@ -555,9 +604,10 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
     call->cb = cb;
     call->arg = arg;
     call->timeout_ms = timeout_ms;
+    call->attachment = attachment;
+    call->attachment_len = attachment_len;
     HASH_ADD(hh, client->calls, id, sizeof call->id, call);
     if (!call->hh.tbl) {
-        osync__buf_free(&message);
         call_free(call);
         return osync__err(err, OSYNC_ENOMEM, "out of memory for a call to %s", endpoint);
     }
@@ -566,15 +616,11 @@ int osync__rpc_call(osync__rpc_client_t *client, const char *endpoint, const cha
     client->refs++;
     DL_APPEND(conn->calls, call);
     if (timeout_ms) uv_timer_start(&call->timer, on_call_timer, timeout_ms, 0);
-    if (conn->state == CONNECTING) {
-        call->message = message;
-        call->unsent = true;
-        conn->unsent += message.len + attachment_len;
-    } else {
-        conn_send(conn, call, &message, attachment, attachment_len, NULL);
-        osync__buf_free(&message);
-    }
     if (id) *id = call->id;
+    call->unsent = true;
+    conn->unsent += call->message.len;
+    DL_APPEND2(*queue_of(conn, call), call, q_prev, q_next);
+    conn_write(conn);
     return 0;
 }
 

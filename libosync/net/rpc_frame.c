@@ -28,15 +28,20 @@ static uint32_t get_u32be(const uint8_t *p) {
 
 void osync__frames_alloc(osync__frames_t *f, uv_buf_t *room) {
     size_t step = READ_CHUNK;
+    *room = uv_buf_init(NULL, 0);
     if (f->want > READ_CHUNK && f->want > f->in.len) {
         size_t rest = f->want - f->in.len;
         if (f->in.len > step) step = f->in.len; /* grows with what has really come, not with what the head promises */
         if (step > rest) step = rest;
+        /* It becomes the request's memory, and no more than that. */
+        if (f->in.len + step == f->want && f->in.cap < f->want) {
+            uint8_t *data = osync__realloc(f->in.data, f->want);
+            if (!data) return;
+            f->in.data = data;
+            f->in.cap = f->want;
+        }
     }
-    if (osync__buf_reserve(&f->in, step)) {
-        *room = uv_buf_init(NULL, 0);
-        return;
-    }
+    if (osync__buf_reserve(&f->in, step)) return;
     *room = uv_buf_init((char *)f->in.data + f->in.len, (unsigned)step);
 }
 

@@ -43,9 +43,9 @@ struct osync__rpc_server {
     unsigned n_conns; /* in the list */
     unsigned n_open;  /* of these, not closing */
     unsigned max_conns;
-    uint64_t max_buffered; /* each for `buffered` and for `held` */
-    uint64_t buffered;     /* bytes of requests that aren't complete and of answers that aren't sent */
-    uint64_t held;         /* bytes of requests that are being answered, also when their connection is gone */
+    uint64_t max_buffered, max_held; /* of the next two */
+    uint64_t buffered;               /* bytes of requests that aren't complete and of answers that aren't sent */
+    uint64_t held;                   /* bytes of requests that are being answered, also when their connection is gone */
     uint64_t warned_ms;
     osync__rpc_call_t *orphans; /* calls whose connection is gone */
     bool closing;
@@ -119,15 +119,19 @@ static void call_detach(osync__rpc_call_t *call) {
     call->conn = NULL;
 }
 
+/* Less of its requests is held: it may be read on. */
+static void go_on(osync__conn_t *conn) {
+    if (conn->reading || conn->pumping || conn->state == OSYNC__CONN_CLOSING) return;
+    conn->wants_pump = true;
+    uv_async_send(&conn->server->kick);
+}
+
 void osync__call_end(osync__rpc_call_t *call) {
     osync__conn_t *conn = call->conn;
     if (call->server) call->server->held -= call->held;
     if (conn) {
         call_detach(call);
-        if (!conn->reading && !conn->pumping && conn->state != OSYNC__CONN_CLOSING) {
-            conn->wants_pump = true;
-            uv_async_send(&conn->server->kick);
-        }
+        go_on(conn);
     } else if (call->server) {
         DL_DELETE(call->server->orphans, call);
     }
@@ -144,6 +148,19 @@ const ProtobufCMessage *osync__rpc_request(const osync__rpc_call_t *call) {
 const uint8_t *osync__rpc_attachment(const osync__rpc_call_t *call, size_t *len) {
     *len = call->attachment_len;
     return call->attachment;
+}
+
+void osync__rpc_drop_attachment(osync__rpc_call_t *call) {
+    uint64_t gone = call->attachment_len;
+    osync__free(call->data);
+    call->data = NULL;
+    call->attachment = NULL;
+    call->attachment_len = 0;
+    call->held -= gone;
+    if (call->server) call->server->held -= gone;
+    if (!call->conn) return;
+    call->conn->held -= gone;
+    go_on(call->conn);
 }
 
 const char *osync__rpc_peer(const osync__rpc_call_t *call) {
@@ -311,7 +328,8 @@ static bool worth_a_warning(osync__rpc_server_t *server) {
 }
 
 bool osync__server_crowded(osync__rpc_server_t *server, uint64_t more) {
-    if (server->held == 0 || server->held + more <= server->max_buffered) return false;
+    if (server->held == 0 || (server->held <= server->max_held && more <= server->max_held - server->held))
+        return false;
     if (worth_a_warning(server))
         osync__log(OSYNC_LOG_WARN, "port %d: %llu bytes of requests are being worked on: a new one is refused",
                    server->port, (unsigned long long)server->held);
@@ -470,7 +488,7 @@ done:
 static bool full(const osync__conn_t *conn) {
     /* HTTP/1.1 answers come in the order of their requests: one at a time is simplest. */
     unsigned max_calls = conn->protocol == OSYNC__CONN_HTTP ? 1 : MAX_CALLS;
-    return conn->n_calls >= max_calls || conn->held > conn->server->config.max_body_size || conn->unsent > MAX_UNSENT;
+    return conn->n_calls >= max_calls || conn->held > conn->server->config.max_held || conn->unsent > MAX_UNSENT;
 }
 
 /* True once the protocol is known. */
@@ -657,6 +675,10 @@ int osync__rpc_server_new(uv_loop_t *loop, const osync__rpc_server_config_t *con
     server->loop = loop;
     server->max_buffered = MAX_BODIES * server->config.max_body_size;
     if (server->max_buffered < MIN_BUFFERED) server->max_buffered = MIN_BUFFERED;
+    if (server->config.max_held < server->config.max_body_size) server->config.max_held = server->config.max_body_size;
+    /* No connection can have it all. */
+    server->max_held = server->config.max_held < UINT64_MAX / 2 ? 2 * server->config.max_held : UINT64_MAX;
+    if (server->max_held < server->max_buffered) server->max_held = server->max_buffered;
     struct rlimit files = {0};
     server->max_conns = MAX_CONNECTIONS;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 2 < MAX_CONNECTIONS)

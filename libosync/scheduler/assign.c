@@ -116,6 +116,7 @@ static void call(osync__sub_t *sub) {
     r.token = sub->token;
     r.dest = t->dest;
     r.osync = 1;
+    r.has_direct = r.direct = osync__sched_direct_fault(t) == NULL;
     sub->handout = OSYNC__HANDOUT_CALLING;
     s->calling++;
     osync__sched_task_hold(t);
@@ -184,6 +185,10 @@ void osync__sched_hand_out(osync__sub_t *sub) {
     osync__random_uuid(sub->token);
     sub->heard = sub->put_off = sub->retry = false;
     sub->phase[0] = '\0';
+    sub->direct = false;
+    sub->direct_rows = sub->direct_bytes = 0;
+    sub->adopt_failures = 0;
+    sub->proxy_until = 0;
     sub->last_start.len = 0;
     sub->handout = OSYNC__HANDOUT_SAVING;
     osync__sched_record_put(&sub->record);

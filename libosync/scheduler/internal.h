@@ -12,6 +12,7 @@
  *   hold.c       collectors beside followers, and beside the one that reads, are asked to keep the log
  *   collectors.c the list of collectors
  *   send.c       SendData
+ *   direct.c     which collectors may write staged files themselves
  *   status.c     TaskStatus and the status page
  *   verify.c     VerifySyncTask
  *   audit.c      the audit of a destination's files
@@ -57,11 +58,11 @@ enum {
     OSYNC__HOLD_UNKNOWN_MS = 600000,   /* before a collector that doesn't know HoldLog is asked again */
     OSYNC__HOLD_TASKS = 4,             /* whose followers are looked for at once */
     OSYNC__MAX_RECORD = 1 << 20,       /* bytes, as the store has it */
+    OSYNC__ADOPT_FAILURES = 3,         /* in a row, and the rows go by way of the scheduler */
+    OSYNC__PROXY_MS = 300000,          /* for as long */
+    OSYNC__ZONE_SIZE = 128,
+    OSYNC__STAGE_ID_SIZE = 33, /* of an incarnation, an attempt or a stager */
 };
-/* Bytes of attachments that are being encoded and written at once, and that may wait for their turn; beyond that the
- * answer is "busy". */
-#define OSYNC__MAX_WORK_BYTES    (64u << 20)
-#define OSYNC__MAX_WAITING_BYTES (64u << 20)
 /* An encoder that had to grow beyond this isn't kept. */
 #define OSYNC__MAX_IDLE_CSV_BYTES (4u << 20)
 
@@ -170,7 +171,11 @@ struct osync__sub {
 
     char phase[32]; /* of the collector's last report */
     uint64_t snapshot_rows, log_tail;
-    osync__sub_t *prev, *next; /* in the queue of calls */
+    bool direct;                        /* it writes the staged files itself */
+    uint64_t direct_rows, direct_bytes; /* of the file that it is writing, as it says */
+    unsigned adopt_failures;            /* files in a row that it has written and that could not be committed */
+    uint64_t proxy_until;               /* so it isn't let do it before; 0: it is */
+    osync__sub_t *prev, *next;          /* in the queue of calls */
 };
 
 /* ---- tasks ---- */
@@ -207,6 +212,7 @@ struct osync__task {
     osync__record_t record;
     osync_sink_t *sink;
     const char *path; /* of dest within the sink */
+    bool probed;      /* of all its partitions' deliveries */
     osync__schema_t *schema;
     bool fetching; /* TableInfo is being fetched for `schema_waiters` */
     osync__work_t *schema_waiters;
@@ -224,6 +230,9 @@ struct osync__task {
 };
 
 /* ---- the scheduler ---- */
+
+/* Who writes staged files: see osync_scheduler_config_t. */
+typedef enum osync__data_path { OSYNC__DATA_AUTO, OSYNC__DATA_DIRECT, OSYNC__DATA_PROXY } osync__data_path_t;
 
 struct osync_scheduler {
     uv_loop_t *loop;
@@ -256,7 +265,9 @@ struct osync_scheduler {
     osync__work_t *queue; /* waits for work_bytes to fall */
     bool queue_going;
     size_t work_bytes, waiting_bytes;
-    size_t max_work_bytes, max_waiting_bytes;
+    uint64_t max_work_bytes, max_waiting_bytes; /* of attachments; beyond that the answer is "busy" */
+    osync__data_path_t data_path;
+    char zone[OSYNC__ZONE_SIZE]; /* name of the machine's time zone; "": it has none */
     uint32_t remove_answer_ms;
     osync__sub_t *calls; /* waits for `calling` to fall */
     size_t calling;
@@ -393,6 +404,20 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg);
 void osync__sched_work_abandon(osync__sub_t *sub);         /* of a task that ends */
 void osync__sched_work_go_on(osync__sub_t *sub);           /* the record has been stored */
 bool osync__sched_work_must_wait(const osync__sub_t *sub); /* the work can't be cut short now */
+
+/* direct.c */
+/* What keeps collectors of ours from writing staged files of this task themselves; NULL: nothing. */
+const char *osync__sched_direct_fault(const osync__task_t *task);
+/* Of a request without a staged file: true if the collector asks for a folder that another stager had; then a new one
+ * is being made. */
+bool osync__sched_direct_ask(osync__sub_t *sub, const Openmldb__Datasync__CollectorReport *report);
+/* Fills `grant` for the answer to a request with this report, with `folder` to hold the path. False: there is none. */
+bool osync__sched_direct_grant(osync__sub_t *sub, const Openmldb__Datasync__CollectorReport *report,
+                               Openmldb__Datasync__StageGrant *grant, osync__buf_t *folder);
+/* What is wrong with a file that was reported; NULL: nothing. */
+const char *osync__sched_direct_check(const Openmldb__Datasync__SendDataRequest *request, size_t attached);
+/* A file that a collector has written was committed (0), or not. */
+void osync__sched_direct_outcome(osync__sub_t *sub, int status, const osync_error_t *err);
 
 /* status.c */
 void osync__sched_on_status(osync__rpc_call_t *call, void *arg);

@@ -9,6 +9,7 @@
 #include "base/config.h"
 #include "base/error.h"
 #include "base/sys.h"
+#include "format/timezone.h"
 #include "scheduler/internal.h"
 
 enum {
@@ -47,6 +48,9 @@ static const osync_scheduler_config_t defaults = {
     .roll_bytes = 128u << 20,
     .roll_interval_ms = 60000,
     .worker_threads = 4,
+    .data_path = "auto",
+    .max_bytes_in_flight = 64u << 20,
+    .max_bytes_waiting = 64u << 20,
 };
 
 void osync_scheduler_config_init(osync_scheduler_config_t *config, size_t size) {
@@ -137,6 +141,7 @@ static int attach_sub(osync__sub_t *sub, osync_error_t *err) {
                                        .task_info_len = info.len,
                                        .rebuild = t->rebuild,
                                        .start_over = t->start_over,
+                                       .probed = &t->probed,
                                        .on_commit = on_commit,
                                        .on_rewind = on_rewind,
                                        .arg = sub};
@@ -395,6 +400,13 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
         return osync__err(err, OSYNC_ECONFIG, "scheduler: port %d is out of range", c->port);
     if (!(parts && parts->catalog) && (!c->zk_cluster || !*c->zk_cluster))
         return osync__err(err, OSYNC_ECONFIG, "scheduler: zk_cluster is required");
+    if (c->max_bytes_in_flight == 0 || c->max_bytes_waiting == 0)
+        return osync__err(err, OSYNC_ECONFIG, "scheduler: max_bytes_in_flight and max_bytes_waiting must be above 0");
+    bool direct = c->data_path && strcmp(c->data_path, "direct") == 0;
+    bool proxy = c->data_path && strcmp(c->data_path, "proxy") == 0;
+    if (!direct && !proxy && c->data_path && *c->data_path && strcmp(c->data_path, "auto") != 0)
+        return osync__err(err, OSYNC_ECONFIG, "scheduler: data_path is \"%.40s\": it must be auto, direct or proxy",
+                          c->data_path);
     osync_scheduler_t *s = osync__calloc(1, sizeof *s);
     if (!s) return osync__err(err, OSYNC_ENOMEM, "scheduler: out of memory");
     osync__buf_t path = {0};
@@ -407,8 +419,10 @@ int osync__scheduler_new(osync_scheduler_t **out, uv_loop_t *loop, const osync_s
     s->worker_threads = c->worker_threads;
     s->max_body_size = c->max_body_size;
     s->roll_bytes = c->roll_bytes;
-    s->max_work_bytes = OSYNC__MAX_WORK_BYTES;
-    s->max_waiting_bytes = OSYNC__MAX_WAITING_BYTES;
+    s->data_path = direct ? OSYNC__DATA_DIRECT : proxy ? OSYNC__DATA_PROXY : OSYNC__DATA_AUTO;
+    if (osync__timezone_name(s->zone, sizeof s->zone)) s->zone[0] = 0;
+    s->max_work_bytes = c->max_bytes_in_flight;
+    s->max_waiting_bytes = c->max_bytes_waiting;
     s->remove_answer_ms = OSYNC__REMOVE_ANSWER_MS;
     s->hold_period_ms = c->hold_period_ms;
     if (s->hold_period_ms == 0)
@@ -463,9 +477,14 @@ int osync_scheduler_start(osync_scheduler_t *s, osync_error_t *err) {
         rc = osync__zk_catalog_new(s->loop, &zk, &s->catalog, err);
         if (rc) return rc;
     }
+    /* What is taken in, and one more that is told to come again: never so much that signs of life aren't read. */
+    uint64_t most = UINT64_MAX / 4;
+    uint64_t work = s->max_work_bytes < most ? s->max_work_bytes : most;
+    uint64_t waiting = s->max_waiting_bytes < most ? s->max_waiting_bytes : most;
     osync__rpc_server_config_t server = {.host = s->host,
                                          .port = s->port,
                                          .max_body_size = s->max_body_size,
+                                         .max_held = work + waiting + s->max_body_size,
                                          .json_style = OSYNC__JSON_JAVA,
                                          .methods = methods,
                                          .n_methods = sizeof methods / sizeof *methods,

@@ -19,7 +19,7 @@ enum { DELETE = 1, RESUME = 2 };
 
 #define IGNORABLE "com._4paradigm.openmldb.synctool.IgnorableException: "
 
-typedef enum stage { QUEUED, SCHEMA, ENCODING, TURNING, APPENDING, FLUSHING, SAVING } stage_t;
+typedef enum stage { QUEUED, SCHEMA, ENCODING, TURNING, APPENDING, ADOPTING, FLUSHING, SAVING } stage_t;
 
 struct osync__work {
     osync__job_t job;
@@ -31,6 +31,8 @@ struct osync__work {
     uint64_t count;
     const uint8_t *data;
     size_t len;
+    uint64_t staged_bytes; /* of a file that the collector has written; 0: there is none */
+    char incarnation[OSYNC__STAGE_ID_SIZE], attempt[OSYNC__STAGE_ID_SIZE];
     osync__buf_t start, next;
     osync__schema_t *schema;
     osync_csv_t *csv;
@@ -44,6 +46,8 @@ struct osync__work {
 static void answer(osync__rpc_call_t *call, osync__sub_t *sub, bool ours, int code, const char *msg, int flags) {
     Openmldb__Datasync__GeneralResponse general = OPENMLDB__DATASYNC__GENERAL_RESPONSE__INIT;
     Openmldb__Datasync__SendDataResponse r = OPENMLDB__DATASYNC__SEND_DATA_RESPONSE__INIT;
+    Openmldb__Datasync__StageGrant grant;
+    osync__buf_t folder = {0};
     char *text = msg ? osync__strdup(msg) : NULL;
     if (ours && sub) sub->put_off = code != 0;
     general.has_code = 1;
@@ -57,11 +61,15 @@ static void answer(osync__rpc_call_t *call, osync__sub_t *sub, bool ours, int co
         r.committed_point = osync__sched_point_unpack(point, len);
     }
     if (ours && sub && (flags & RESUME)) r.resume_point = osync__sched_point_unpack(sub->end.data, sub->end.len);
+    const Openmldb__Datasync__SendDataRequest *request =
+        (const Openmldb__Datasync__SendDataRequest *)osync__rpc_request(call);
+    if (ours && sub && osync__sched_direct_grant(sub, request->report, &grant, &folder)) r.stage = &grant;
     OSYNC__BEFORE(send_answer);
     osync__rpc_reply(call, &r.base);
     OSYNC__AFTER(send_answer);
     if (r.committed_point) openmldb__datasync__sync_point__free_unpacked(r.committed_point, &osync__protobuf_allocator);
     if (r.resume_point) openmldb__datasync__sync_point__free_unpacked(r.resume_point, &osync__protobuf_allocator);
+    osync__buf_free(&folder);
     osync__free(text);
 }
 
@@ -201,6 +209,21 @@ static void append(osync__work_t *w) {
     if (rc) on_appended(w, rc, NULL);
 }
 
+static void on_adopted(void *arg, int status, const osync_error_t *err) {
+    osync__work_t *w = arg;
+    if (!w->abandoned) osync__sched_direct_outcome(w->sub, status, err);
+    if (!status) w->sub->columns = 0; /* a file of its own: what comes next begins another */
+    on_appended(w, status, err);
+}
+
+static void adopt(osync__work_t *w) {
+    osync__sub_t *sub = w->sub;
+    w->stage = ADOPTING;
+    int rc = osync__delivery_adopt(sub->delivery, w->incarnation, w->attempt, w->staged_bytes, w->count, w->start.data,
+                                   w->start.len, w->next.data, w->next.len, on_adopted, w);
+    if (rc) on_appended(w, rc, NULL);
+}
+
 static void on_turned(void *arg, int status, const osync_error_t *err) {
     osync__work_t *w = arg;
     if (status || w->abandoned) {
@@ -212,6 +235,16 @@ static void on_turned(void *arg, int status, const osync_error_t *err) {
 }
 
 static void fetch_schema(osync__work_t *w);
+
+/* The rows themselves are of no use any more, and what is kept in their place counts. */
+static void held_as_csv(osync__work_t *w) {
+    osync_scheduler_t *s = w->sub->task->s;
+    s->work_bytes -= w->len;
+    (void)osync_csv_data(w->csv, &w->len);
+    s->work_bytes += w->len;
+    w->data = NULL;
+    osync__rpc_drop_attachment(w->call);
+}
 
 static void on_encoded(osync__job_t *job) {
     osync__work_t *w = job->arg;
@@ -241,6 +274,7 @@ static void on_encoded(osync__job_t *job) {
         finish(w, -1, text, 0);
         return;
     }
+    held_as_csv(w);
     if (sub->columns != 0 && sub->columns != w->schema->n_columns && sub->ready) {
         w->stage = TURNING; /* one file has one schema */
         end_file(w, on_turned);
@@ -353,7 +387,9 @@ static void fetch_schema(osync__work_t *w) {
 
 static void begin(osync__work_t *w) {
     w->sub->task->s->work_bytes += w->len;
-    if (w->count == 0)
+    if (w->staged_bytes > 0)
+        adopt(w);
+    else if (w->count == 0)
         append(w);
     else if (!w->sub->task->schema)
         fetch_schema(w);
@@ -412,6 +448,9 @@ static void take_report(osync__sub_t *sub, const Openmldb__Datasync__CollectorRe
     snprintf(sub->phase, sizeof sub->phase, "%s", report->state ? report->state : "");
     sub->snapshot_rows = report->snapshot_rows;
     sub->log_tail = report->log_tail;
+    sub->direct = report->stager && !sub->proxy_until && !osync__sched_direct_fault(sub->task);
+    sub->direct_rows = sub->direct ? report->staged_rows : 0;
+    sub->direct_bytes = sub->direct ? report->staged_bytes : 0;
     if (report->failed) {
         osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__FAILED, OSYNC__SCHEDULER__CAUSE__COLLECTOR,
                                reason ? reason : "the collector reports a failure without a reason");
@@ -421,10 +460,25 @@ static void take_report(osync__sub_t *sub, const Openmldb__Datasync__CollectorRe
     }
 }
 
+static bool same_file(const osync__work_t *w, const Openmldb__Datasync__StagedFile *f) {
+    if (!f) return w->staged_bytes == 0;
+    return f->attempt && strcmp(w->attempt, f->attempt) == 0 && f->incarnation &&
+           strcmp(w->incarnation, f->incarnation) == 0 && w->staged_bytes == f->bytes;
+}
+
 /* The collector that has the partition now has found what it needs. (An original one has, when it sends at all.) */
 static bool has_begun(const osync__sub_t *sub) {
     return sub->heard &&
            (!sub->phase[0] || strcmp(sub->phase, "traversing") == 0 || strcmp(sub->phase, "following") == 0);
+}
+
+static bool is_granted(osync__sub_t *sub, const Openmldb__Datasync__SendDataRequest *r) {
+    Openmldb__Datasync__StageGrant grant;
+    osync__buf_t folder = {0};
+    bool granted = osync__sched_direct_grant(sub, r->report, &grant, &folder) &&
+                   strcmp(grant.incarnation, r->staged->incarnation) == 0;
+    osync__buf_free(&folder);
+    return granted;
 }
 
 void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
@@ -489,9 +543,10 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     if (sub->work) {
         osync__work_t *w = sub->work;
         if (osync__sched_buf_equal(&w->start, &start) && osync__sched_buf_equal(&w->next, &next) &&
-            w->count == r->count && w->finished == (r->finished != 0)) {
+            w->count == r->count && w->finished == (r->finished != 0) && same_file(w, r->staged)) {
             if (w->repeat) answer(w->repeat, sub, w->ours, -1, "a repeat of this request has taken its place", 0);
             w->repeat = call;
+            osync__rpc_drop_attachment(call); /* the rows are here already */
         } else {
             answer(call, sub, ours, -1, "an earlier request of this partition is still being worked on", 0);
         }
@@ -502,11 +557,24 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
                 sub->reason ? sub->reason : "what an earlier run left is being looked through");
         goto done;
     }
+    if (ours && !r->staged && osync__sched_direct_ask(sub, r->report)) {
+        answerf(call, sub, ours, -1, 0,
+                "the destination of tid %u pid %u isn't ready: a new folder is being made, since another start of the "
+                "collector had the one that is there",
+                r->tid, r->pid);
+        goto done;
+    }
     if (ours)
         take_report(sub, r->report);
     else if (sub->cause == OSYNC__SCHEDULER__CAUSE__NOTHING || sub->cause == OSYNC__SCHEDULER__CAUSE__ASSIGNMENT)
         osync__sched_sub_state(sub, OSYNC__SCHEDULER__STATUS__RUNNING, OSYNC__SCHEDULER__CAUSE__NOTHING, NULL);
     uint64_t count = r->count;
+    const Openmldb__Datasync__StagedFile *staged = r->staged;
+    const char *wrong = staged ? osync__sched_direct_check(r, len) : NULL;
+    if (wrong) {
+        answerf(call, sub, ours, -1, RESUME, "tid %u pid %u: %s", r->tid, r->pid, wrong);
+        goto done;
+    }
     bool again = false; /* it has just been taken, and the answer was lost */
     /* A14: what doesn't start at our end is of an attempt that is over. */
     if (!osync__sched_buf_equal(&start, &sub->end)) {
@@ -530,8 +598,9 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         count = 0;
         data = NULL;
         len = 0;
+        staged = NULL;
     }
-    if (count > 0 && len == 0) {
+    if (count > 0 && len == 0 && !staged) {
         answer(call, sub, ours, -1, "java.lang.IllegalStateException: attachment data is null", ours ? 0 : DELETE);
         goto done;
     }
@@ -551,7 +620,21 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         answer(call, sub, ours, -1, "the pack has rows, but next_point equals start_point", 0);
         goto done;
     }
-    bool wait = s->queue || (s->work_bytes > 0 && s->work_bytes + len > s->max_work_bytes);
+    if (staged && !is_granted(sub, r)) {
+        answerf(call, sub, ours, -1, RESUME, "tid %u pid %u: the staged file isn't in the folder that is granted now",
+                r->tid, r->pid);
+        goto done;
+    }
+    if (len > 0 && ours && s->data_path == OSYNC__DATA_DIRECT) {
+        const char *fault = osync__sched_direct_fault(t);
+        char text[400];
+        snprintf(text, sizeof text, "data_path is direct, so rows aren't taken in requests: %s",
+                 fault ? fault : "the collector must write to the destination itself (its own data_path must be auto)");
+        if (!r->report->stager || fault) osync__sched_sub_waits(sub, text);
+        answer(call, sub, ours, -1, text, RESUME);
+        goto done;
+    }
+    bool wait = len > 0 && (s->queue || (s->work_bytes > 0 && s->work_bytes + len > s->max_work_bytes));
     if (wait && s->waiting_bytes > 0 && s->waiting_bytes + len > s->max_waiting_bytes) {
         answer(call, sub, ours, -1, "too many rows are waiting to be written, send it again", 0);
         goto done;
@@ -568,6 +651,11 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     w->count = count;
     w->data = data;
     w->len = len;
+    if (staged) {
+        w->staged_bytes = staged->bytes;
+        memcpy(w->incarnation, staged->incarnation, sizeof w->incarnation);
+        memcpy(w->attempt, staged->attempt, sizeof w->attempt);
+    }
     w->start = start;
     w->next = next;
     start = next = (osync__buf_t){0};

@@ -203,23 +203,35 @@ static json_t *text_or_null(const char *text) {
     return value ? value : json_null();
 }
 
+static const char *data_path(const osync__sub_t *sub) {
+    return sub->direct ? "direct" : "proxy";
+}
+
+/* With what the collector has staged. What it has reported is delivery's. */
+static void get_totals(const osync__sub_t *sub, osync__delivery_totals_t *out) {
+    *out = (osync__delivery_totals_t){0};
+    if (sub->known && sub->delivery) osync__delivery_totals(sub->delivery, out);
+    out->staged_rows += sub->direct_rows;
+    out->staged_bytes += sub->direct_bytes;
+}
+
 static json_t *sub_object(const osync__sub_t *sub) {
-    osync__delivery_totals_t totals = {0};
-    if (sub->known && sub->delivery) osync__delivery_totals(sub->delivery, &totals);
+    osync__delivery_totals_t totals;
+    get_totals(sub, &totals);
     json_t *held = json_array();
     for (const osync__hold_t *h = sub->held; h; h = h->next)
         json_array_append_new(held, json_pack("{s:s, s:o, s:I, s:I, s:I, s:o}", "collector", h->collector, "tablet",
                                               text_or_null(h->tablet), "first_entry", (json_int_t)h->first_entry,
                                               "last_entry", (json_int_t)h->last_entry, "pinned_bytes",
                                               (json_int_t)h->pinned_bytes, "error", text_or_null(h->error)));
-    return json_pack("{s:I, s:s, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:o}", "pid",
+    return json_pack("{s:I, s:s, s:o, s:o, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:o, s:I, s:o}", "pid",
                      (json_int_t)sub->pid, "status", osync__sched_status_name(sub->status), "reason",
                      text_or_null(sub->reason), "phase", text_or_null(sub->phase), "destination_ready", (int)sub->ready,
                      "rows", (json_int_t)totals.rows, "bytes", (json_int_t)totals.bytes, "files",
                      (json_int_t)totals.files, "staged_rows", (json_int_t)totals.staged_rows, "staged_bytes",
                      (json_int_t)totals.staged_bytes, "snapshot_rows", (json_int_t)sub->snapshot_rows, "log_tail",
-                     (json_int_t)sub->log_tail, "collector", text_or_null(sub->collector), "tablet",
-                     text_or_null(sub->tablet), "last_update_ms", (json_int_t)sub->seen_ms, "held_by", held);
+                     (json_int_t)sub->log_tail, "data_path", data_path(sub), "collector", text_or_null(sub->collector),
+                     "tablet", text_or_null(sub->tablet), "last_update_ms", (json_int_t)sub->seen_ms, "held_by", held);
 }
 
 static void import_object(void *arg, const char *folder, const char *why) {
@@ -254,14 +266,14 @@ static int page_text(const osync_scheduler_t *s, osync__buf_t *out) {
                                state_name(t->state), t->target, t->id);
         for (size_t i = 0; i < t->n_subs && !rc; i++) {
             const osync__sub_t *sub = &t->subs[i];
-            osync__delivery_totals_t totals = {0};
-            if (sub->known && sub->delivery) osync__delivery_totals(sub->delivery, &totals);
+            osync__delivery_totals_t totals;
+            get_totals(sub, &totals);
             rc = osync__buf_printf(out,
                                    "  partition %u: %s%s%s, rows %" PRIu64 " committed %" PRIu64
-                                   " staged, files %" PRIu64 ", collector %s, last update %" PRIu64 "\n",
+                                   " staged (%s), files %" PRIu64 ", collector %s, last update %" PRIu64 "\n",
                                    sub->pid, osync__sched_status_name(sub->status), *sub->phase ? " " : "", sub->phase,
-                                   totals.rows, totals.staged_rows, totals.files, sub->collector ? sub->collector : "-",
-                                   sub->seen_ms);
+                                   totals.rows, totals.staged_rows, data_path(sub), totals.files,
+                                   sub->collector ? sub->collector : "-", sub->seen_ms);
             if (!rc && sub->reason && *sub->reason) rc = osync__buf_printf(out, "    reason: %s\n", sub->reason);
             for (const osync__hold_t *h = sub->held; h && !rc; h = h->next)
                 rc =

@@ -31,6 +31,7 @@
 #define LOCK_POLL_US 1000u
 #define ATTR_FITS    512u                /* bytes of an attribute that any file system with attributes can hold */
 #define ALMOST_FULL  (UINT64_C(1) << 20) /* bytes */
+#define WRITE_BACK   (UINT64_C(8) << 20) /* of a file being written, sent to the disk at a time */
 
 typedef struct file_sink file_sink_t;
 typedef struct file_out file_out_t;
@@ -73,7 +74,8 @@ struct file_out {
     bool ended;    /* finish or abort was called, or the sink was closed */
     bool by_close; /* the sink was closed: freed with it, as the caller may still abort it */
     int fd, dir_fd;
-    osync_error_t failed; /* code 0, or why the file is lost */
+    uint64_t written, sent; /* bytes, and how many of them the disk has been sent */
+    osync_error_t failed;   /* code 0, or why the file is lost */
     char *path;
     file_out_t *prev, *next;
 };
@@ -234,6 +236,14 @@ static void work_create(op_t *op) {
     (void)flock(f->dir_fd, LOCK_UN);
 }
 
+/* The disk works while rows still come, and no heap of dirty pages waits for the fsync, in which everybody else's would
+ * wait with it. It is a hint: only the fsync says that the bytes are there. */
+static void start_write_back(file_out_t *f) {
+    if (f->written - f->sent < WRITE_BACK) return;
+    (void)sync_file_range(f->fd, (off_t)f->sent, (off_t)(f->written - f->sent), SYNC_FILE_RANGE_WRITE);
+    f->sent = f->written;
+}
+
 static void work_write(op_t *op) {
     const uint8_t *p = op->data;
     size_t left = op->len;
@@ -247,8 +257,10 @@ static void work_write(op_t *op) {
         }
         p += n;
         left -= (size_t)n;
+        op->file->written += (uint64_t)n;
     }
     OSYNC__AFTER(local_write);
+    start_write_back(op->file);
 }
 
 static void work_finish(op_t *op) {

@@ -271,6 +271,7 @@ typedef struct finder {
     osync_error_t *err;
     char **found;
     size_t n;
+    bool guessed;
 } finder_t;
 
 static int add(finder_t *f, const char *address, int len, const char *port) {
@@ -348,6 +349,7 @@ static int search(finder_t *f, const char *authority) {
             if (same_authority(fs + n, authority)) rc = add_namenode(f, "", authority, host_len(authority));
         }
     }
+    f->guessed = f->n == 0;
     if (!rc && f->n == 0) rc = add(f, authority, host_len(authority), HTTP_PORT);
     osync__free(services);
     osync__free(fs);
@@ -422,10 +424,38 @@ done:
     return 0;
 }
 
-int osync__hadoop_http_address(const char *authority, char **out) {
-    const char *port = port_of(authority);
-    *out = osync__format("%.*s:%s", host_len(authority), authority, *port ? port : HTTP_PORT);
-    return *out ? 0 : OSYNC_ENOMEM;
+int osync__hadoop_knows(const char *conf_dir, const char *authority, bool *known, osync_error_t *err) {
+    osync__hadoop_conf_t *conf = NULL;
+    finder_t f = {.err = err};
+    int rc = osync__hadoop_conf_load(conf_dir, &conf, err);
+    if (rc) return rc;
+    f.conf = conf;
+    rc = search(&f, authority);
+    *known = !f.guessed;
+    osync__hadoop_conf_free(conf);
+    osync__hadoop_addresses_free(f.found, f.n);
+    return rc;
+}
+
+int osync__hadoop_http_addresses(const char *authorities, char ***out, size_t *n) {
+    finder_t f = {0};
+    const char *p = authorities;
+    int rc = 0;
+    do {
+        size_t len = strcspn(p, ",");
+        char *one = osync__strndup(p, len);
+        const char *port = one ? port_of(one) : "";
+        rc = one ? add(&f, one, host_len(one), *port ? port : HTTP_PORT) : OSYNC_ENOMEM;
+        osync__free(one);
+        p += len;
+    } while (!rc && *p++);
+    if (rc) {
+        osync__hadoop_addresses_free(f.found, f.n);
+        return rc;
+    }
+    *out = f.found;
+    *n = f.n;
+    return 0;
 }
 
 void osync__hadoop_addresses_free(char **addresses, size_t n) {

@@ -4,6 +4,7 @@
 #ifndef OSYNC_SINK_HADOOP_CONF_H
 #define OSYNC_SINK_HADOOP_CONF_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "osync/error.h"
@@ -21,8 +22,11 @@ int osync__hadoop_conf_get(const osync__hadoop_conf_t *conf, const char *name, c
 /* HTTP addresses ("host:port") of the NameNodes that serve `authority` ("host:port", "host" or a nameservice; NULL or
  * "": that of fs.defaultFS). The caller frees *out with osync__hadoop_addresses_free. */
 int osync__hadoop_namenodes(const char *conf_dir, const char *authority, char ***out, size_t *n, osync_error_t *err);
-/* The authority of a webhdfs:// URL, with the default port where it names none; the caller frees *out. */
-int osync__hadoop_http_address(const char *authority, char **out);
+/* Whether the configuration names them; if not, osync__hadoop_namenodes guesses the port. */
+int osync__hadoop_knows(const char *conf_dir, const char *authority, bool *known, osync_error_t *err);
+/* The authority of a webhdfs:// URL, or several with commas between them, with the default port where one names none;
+ * as above. OSYNC_ENOMEM. */
+int osync__hadoop_http_addresses(const char *authorities, char ***out, size_t *n);
 void osync__hadoop_addresses_free(char **addresses, size_t n);
 
 /* fs.defaultFS ("hdfs://ns1"); OSYNC_ECONFIG if it isn't set. */

@@ -27,6 +27,10 @@ void osync__label_name(unsigned i, char name[OSYNC__LABEL_NAME_SIZE]);
 
 #define OSYNC__READ_LIMIT (8u << 20) /* bytes of one read */
 
+/* Of a sink that osync_webhdfs_sink_new made: the NameNodes that it asks ("host:port" of their HTTP servers), and the
+ * user it comes as. They are the sink's. */
+void osync__webhdfs_where(const osync_sink_t *sink, char *const **addresses, size_t *n, const char **user);
+
 /* A path that every sink accepts: absolute, without empty, "." or ".." names and without a trailing slash ("/" itself
  * is fine). */
 int osync__sink_check_path(const char *path, osync_error_t *err);

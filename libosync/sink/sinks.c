@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "base/error.h"
 #include "sink/hadoop_conf.h"
+#include "sink/internal.h"
 
 /* MAX_DEST: delivery takes no longer path either, and says so at create. */
 enum { FILE_SINK_THREADS = 4, MAX_DEST = 2048, SCHEME_SIZE = 16 };
@@ -25,7 +26,7 @@ typedef struct entry {
 
 struct osync__sinks {
     uv_loop_t *loop;
-    char *hadoop_conf_dir, *hadoop_user, *default_fs;
+    char *hadoop_conf_dir, *hadoop_user, *default_fs, *namenodes;
     osync_sink_make make;
     void *make_arg;
     entry_t *entries;
@@ -44,6 +45,7 @@ static void sinks_free(osync__sinks_t *s) {
     osync__free(s->hadoop_conf_dir);
     osync__free(s->hadoop_user);
     osync__free(s->default_fs);
+    osync__free(s->namenodes);
     osync__free(s);
 }
 
@@ -52,9 +54,16 @@ static int make_own(void *arg, osync_sink_t **out, uv_loop_t *loop, const char *
     const osync__sinks_t *s = arg;
     if (strcmp(scheme, "file") == 0) return osync_file_sink_new(out, loop, FILE_SINK_THREADS, err);
     osync_webhdfs_config_t config;
+    bool web = strcmp(scheme, "webhdfs") == 0, known = true;
+    if (!web && s->namenodes) {
+        int rc = osync__hadoop_knows(s->hadoop_conf_dir, authority, &known, err);
+        if (rc) return rc;
+    }
     osync_webhdfs_config_init(&config, sizeof config);
-    if (strcmp(scheme, "webhdfs") == 0)
+    if (web)
         config.address = authority;
+    else if (!known)
+        config.address = s->namenodes;
     else
         config.authority = authority;
     config.hadoop_conf_dir = s->hadoop_conf_dir;
@@ -69,7 +78,7 @@ int osync__sinks_new(uv_loop_t *loop, const osync__sinks_config_t *config, osync
     s->make = config->make ? config->make : make_own;
     s->make_arg = config->make ? config->make_arg : s;
     if (copy(&s->hadoop_conf_dir, config->hadoop_conf_dir) || copy(&s->hadoop_user, config->hadoop_user) ||
-        copy(&s->default_fs, config->default_fs)) {
+        copy(&s->default_fs, config->default_fs) || copy(&s->namenodes, config->namenodes)) {
         sinks_free(s);
         return OSYNC_ENOMEM;
     }
@@ -235,6 +244,17 @@ int osync__sinks_get(osync__sinks_t *s, const char *target, osync_sink_t **out, 
     *out = e->sink;
     *path = target + len;
     return 0;
+}
+
+void osync__sinks_place(const osync__sinks_t *s, const osync_sink_t *sink, osync__sinks_place_t *out) {
+    const entry_t *e;
+    *out = (osync__sinks_place_t){.fs = ""};
+    LL_FOREACH(s->entries, e) {
+        if (e->sink != sink) continue;
+        out->fs = e->fs;
+        if (s->make == make_own && strncmp(e->fs, "file:", 5) != 0)
+            osync__webhdfs_where(sink, &out->namenodes, &out->n_namenodes, &out->user);
+    }
 }
 
 static void end_if_idle(osync__sinks_t *s) {

@@ -10,6 +10,9 @@ typedef struct osync__sinks_config {
     const char *hadoop_conf_dir; /* all three: may be NULL, see osync/scheduler.h; copied */
     const char *hadoop_user;
     const char *default_fs;
+    /* "host:port,host:port": the HTTP servers of hdfs:// authorities that the Hadoop configuration doesn't know. NULL:
+     * none; copied. */
+    const char *namenodes;
     osync_sink_make make; /* NULL: libosync's own sinks */
     void *make_arg;
 } osync__sinks_config_t;
@@ -22,6 +25,14 @@ int osync__dest_resolve(osync__sinks_t *sinks, const char *dest, char **target, 
  * last one closes it. */
 int osync__sinks_get(osync__sinks_t *sinks, const char *target, osync_sink_t **out, const char **path,
                      osync_error_t *err);
+/* How another process reaches the same file system: what the sink of a target was made of. All of it is the sink's. */
+typedef struct osync__sinks_place {
+    const char *fs;         /* "scheme://authority" */
+    char *const *namenodes; /* "host:port" of their HTTP servers; of HDFS alone */
+    size_t n_namenodes;
+    const char *user; /* likewise; else NULL */
+} osync__sinks_place_t;
+void osync__sinks_place(const osync__sinks_t *sinks, const osync_sink_t *sink, osync__sinks_place_t *out);
 void osync__sinks_put(osync__sinks_t *sinks, osync_sink_t *sink);
 /* Closes every sink, whoever still has it: what is under way there ends with OSYNC_ECANCELED. Giving it back afterwards
  * is fine. */

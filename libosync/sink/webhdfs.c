@@ -32,7 +32,10 @@
 #define BARRIER_ATTR               "user.osync.barrier"
 #define ANSWER_LIMIT               (16u << 20)  /* bytes of one answer: a listing comes in pages of some hundred KiB */
 #define LIST_LIMIT                 (4u << 20)   /* names of one folder; HDFS's own default limit is 1 Mi */
-#define UPLOAD_BUFFER              (256L << 10) /* libcurl's, for each file being written */
+#define UPLOAD_BUFFER_MAX          (256L << 10) /* libcurl's, for each file being written */
+#define UPLOAD_BUFFER_MIN          (16L << 10)  /* libcurl's own limit */
+#define UPLOAD_BUFFERS             (8L << 20)   /* what they share as long as none gets less than the least */
+#define ANSWER_BUFFER              (4L << 10)   /* libcurl's for the answer to an upload: a few lines */
 #define DEFAULT_CONNECT_TIMEOUT_MS 10000u
 #define DEFAULT_REQUEST_TIMEOUT_MS 60000u
 
@@ -973,6 +976,16 @@ static void on_stream_done(void *arg, CURL *easy, CURLcode result) {
         file_fail(f, &err);
 }
 
+/* Few files get large buffers, for fewer system calls; a thousand open ones don't cost memory accordingly. */
+static long upload_buffer(const web_sink_t *s) {
+    const web_file_t *f;
+    long files;
+    DL_COUNT(s->files, f, files);
+    long size = UPLOAD_BUFFERS / (files ? files : 1);
+    if (size > UPLOAD_BUFFER_MAX) return UPLOAD_BUFFER_MAX;
+    return size < UPLOAD_BUFFER_MIN ? UPLOAD_BUFFER_MIN : size;
+}
+
 static int stream_begin(web_file_t *f, const char *url, osync_error_t *err) {
     web_sink_t *s = (web_sink_t *)f->head.sink;
     if (exchange_begin(&f->x, s, url, true)) goto no_memory;
@@ -984,7 +997,8 @@ static int stream_begin(web_file_t *f, const char *url, osync_error_t *err) {
     if (!more) goto no_memory;
     curl_easy_setopt(f->x.easy, CURLOPT_HTTPHEADER, f->x.headers);
     curl_easy_setopt(f->x.easy, CURLOPT_UPLOAD, 1L);
-    curl_easy_setopt(f->x.easy, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
+    curl_easy_setopt(f->x.easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer(s));
+    curl_easy_setopt(f->x.easy, CURLOPT_BUFFERSIZE, ANSWER_BUFFER);
     curl_easy_setopt(f->x.easy, CURLOPT_READFUNCTION, on_read);
     curl_easy_setopt(f->x.easy, CURLOPT_READDATA, f);
     OSYNC__BEFORE(web_create);
@@ -1006,15 +1020,16 @@ static void file_located(web_file_t *f, const char *url, const osync_error_t *er
         file_op_done(f);
 }
 
-/* The timer that looks for files without progress runs while there are files. A file that waits for its caller is not
- * one. */
+/* The timer that looks for files without progress runs while there are such that don't wait for their callers. */
 static void on_tick(uv_timer_t *timer) {
     web_sink_t *s = timer->data;
     web_file_t *f;
+    bool any = false;
     osync_error_t err;
     char what[512];
     uint64_t now = osync__mono_ms();
     DL_FOREACH(s->files, f) {
+        any = any || f->busy;
         if (!f->streaming || !f->busy || f->done || now - f->progress_ms < s->request_timeout_ms) continue;
         file_name(f, what);
         osync__curl_cancel(s->curl, f->x.easy);
@@ -1022,7 +1037,13 @@ static void on_tick(uv_timer_t *timer) {
         osync__err(&err, OSYNC_ETIMEOUT, "%s: no progress for %u ms", what, s->request_timeout_ms);
         file_fail(f, &err);
     }
-    if (!s->files) uv_timer_stop(timer);
+    if (!any) uv_timer_stop(timer);
+}
+
+static void start_tick(web_sink_t *s) {
+    uint64_t period = s->request_timeout_ms / 4 + 1;
+    if (period > 1000) period = 1000;
+    if (!uv_is_active((uv_handle_t *)&s->tick)) uv_timer_start(&s->tick, on_tick, period, period);
 }
 
 static int web_create(osync_sink_t *sink, const char *path, osync_sink_file_t **out, osync_sink_cb cb, void *arg) {
@@ -1049,9 +1070,7 @@ static int web_create(osync_sink_t *sink, const char *path, osync_sink_file_t **
     f->cb = cb;
     f->arg = arg;
     DL_APPEND(s->files, f);
-    uint64_t period = s->request_timeout_ms / 4 + 1;
-    if (period > 1000) period = 1000;
-    if (!uv_is_active((uv_handle_t *)&s->tick)) uv_timer_start(&s->tick, on_tick, period, period);
+    start_tick(s);
     *out = &f->head;
     return 0;
 }
@@ -1064,6 +1083,7 @@ static int file_begin_op(web_file_t *f, osync_sink_cb cb, void *arg) {
     f->cb = cb;
     f->arg = arg;
     f->progress_ms = osync__mono_ms();
+    start_tick((web_sink_t *)f->head.sink);
     return 0;
 }
 
@@ -1245,6 +1265,13 @@ void osync_webhdfs_config_init(osync_webhdfs_config_t *config, size_t size) {
     osync__config_init(config, size, &defaults, sizeof defaults);
 }
 
+void osync__webhdfs_where(const osync_sink_t *sink, char *const **addresses, size_t *n, const char **user) {
+    const web_sink_t *s = (const web_sink_t *)sink;
+    *addresses = s->addresses;
+    *n = s->n_addresses;
+    *user = s->user;
+}
+
 static char *default_user(void) {
     const char *name = getenv("HADOOP_USER_NAME");
     struct passwd pw, *found = NULL;
@@ -1269,9 +1296,7 @@ int osync_webhdfs_sink_new(osync_sink_t **out, uv_loop_t *loop, const osync_webh
     s->user = own.user && *own.user ? osync__strdup(own.user) : default_user();
     if (!s->user) goto fail;
     if (own.address) {
-        s->addresses = osync__calloc(1, sizeof *s->addresses);
-        if (!s->addresses || osync__hadoop_http_address(own.address, &s->addresses[0])) goto fail;
-        s->n_addresses = 1;
+        if (osync__hadoop_http_addresses(own.address, &s->addresses, &s->n_addresses)) goto fail;
     } else {
         rc = osync__hadoop_namenodes(own.hadoop_conf_dir, own.authority, &s->addresses, &s->n_addresses, err);
         if (rc) goto fail_said;

@@ -21,6 +21,7 @@
 #include "format/table.h"
 #include "osync/csv.h"
 #include "osync/reader.h"
+#include "osync/sink.h"
 #include "osync/stream.h"
 
 enum { PACK = 1 << 20, READ = 1 << 20, ENCODE_BYTES = 64 << 20, ENCODE_FLUSH = 1 << 20 };
@@ -263,6 +264,78 @@ static result_t copy(const rows_t *rows) {
     return r;
 }
 
+/* ---- files through the sink's interface alone ---- */
+
+typedef struct upload {
+    osync_sink_t *sink;
+    osync_sink_file_t *file;
+    char path[4096];
+    const uint8_t *block;
+    uint64_t left;
+    unsigned *open; /* how many are not finished */
+} upload_t;
+
+static void sink_or_die(int status, const osync_error_t *err) {
+    if (status) die("sink", err ? err->message : osync_strerror(status));
+}
+
+static void upload_finished(void *arg, int status, const osync_error_t *err) {
+    upload_t *u = arg;
+    sink_or_die(status, err);
+    if (--*u->open == 0) u->sink->ops->close(u->sink, NULL, NULL);
+}
+
+static void upload_on(void *arg, int status, const osync_error_t *err) {
+    upload_t *u = arg;
+    sink_or_die(status, err);
+    size_t len = u->left < PACK ? (size_t)u->left : PACK;
+    u->left -= len;
+    sink_or_die(len ? u->sink->ops->write(u->file, u->block, len, upload_on, u)
+                    : u->sink->ops->finish(u->file, upload_finished, u),
+                NULL);
+}
+
+typedef struct uploads {
+    upload_t *each;
+    unsigned n, open;
+} uploads_t;
+
+static void uploads_begin(void *arg, int status, const osync_error_t *err) {
+    uploads_t *all = arg;
+    sink_or_die(status, err);
+    for (unsigned i = 0; i < all->n; i++) {
+        upload_t *u = &all->each[i];
+        sink_or_die(u->sink->ops->create(u->sink, u->path, &u->file, upload_on, u), NULL);
+    }
+}
+
+/* `n` new files of `each` bytes at a time in `folder`. */
+static result_t uploads(const char *conf, const char *folder, uint64_t each, unsigned n) {
+    uv_loop_t loop;
+    osync_error_t err = {0};
+    osync_sink_t *sink = NULL;
+    osync_webhdfs_config_t config;
+    uint8_t *block = malloc(PACK);
+    uploads_t all = {.each = calloc(n, sizeof *all.each), .n = n, .open = n};
+    if (!block || !all.each || uv_loop_init(&loop)) die("sink", "out of memory");
+    signal(SIGPIPE, SIG_IGN);
+    memset(block, 'x', PACK);
+    osync_webhdfs_config_init(&config, sizeof config);
+    config.hadoop_conf_dir = conf;
+    must(osync_webhdfs_sink_new(&sink, &loop, &config, &err), folder, &err);
+    for (unsigned i = 0; i < n; i++) {
+        upload_t *u = &all.each[i];
+        *u = (upload_t){.sink = sink, .block = block, .left = each, .open = &all.open};
+        (void)snprintf(u->path, sizeof u->path, "%s/f%u", folder, i);
+    }
+    sink_or_die(sink->ops->mkdirs(sink, folder, uploads_begin, &all), NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    uv_loop_close(&loop);
+    free(all.each);
+    free(block);
+    return (result_t){.bytes = each * n};
+}
+
 /* ---- streams ---- */
 
 typedef struct writer {
@@ -334,21 +407,24 @@ static result_t streams(const char *conf, const char *dest, const char *state, u
 int main(int argc, char **argv) {
     static const char usage[] =
         "osync-bench scan|scan-rocksdb|binlog|binlog-crc|encode|encode-copy TABLE_META PARTITION\n"
+        "osync-bench sink HADOOP_CONF_DIR FOLDER BYTES FILES\n"
         "osync-bench stream HADOOP_CONF_DIR DEST STATE_FOLDER BYTES STREAMS\n";
     const char *what = argc > 1 ? argv[1] : "";
-    bool stream = strcmp(what, "stream") == 0;
-    if (argc != (stream ? 7 : 4)) {
+    bool sink = strcmp(what, "sink") == 0, stream = strcmp(what, "stream") == 0;
+    if (argc != (stream ? 7 : sink ? 6 : 4)) {
         fputs(usage, stderr);
         return 2;
     }
     const char *partition = argv[3];
-    osync_table_t *table = stream ? NULL : table_of(argv[2]);
+    osync_table_t *table = sink || stream ? NULL : table_of(argv[2]);
     rows_t rows = {0};
     if (strncmp(what, "encode", 6) == 0) rows = some_rows(table, partition);
     double wall = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
     result_t r = {0};
     if (stream) {
         r = streams(argv[2], argv[3], argv[4], strtoull(argv[5], NULL, 10), (unsigned)strtoul(argv[6], NULL, 10));
+    } else if (sink) {
+        r = uploads(argv[2], argv[3], strtoull(argv[4], NULL, 10), (unsigned)strtoul(argv[5], NULL, 10));
     } else if (strcmp(what, "scan") == 0) {
         r = scan(table, partition);
     } else if (strcmp(what, "scan-rocksdb") == 0) {

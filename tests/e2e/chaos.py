@@ -3,10 +3,12 @@
 and every party is killed or paused, while one table is synced continuously and another one again and again as a whole;
 then what is in the files is compared, event by event, with what was done.
 
-    chaos.py --minutes N [--seed S] [--build DIR] [--keep]
+    chaos.py --minutes N [--seed S] [--data-path direct|proxy] [--build DIR] [--keep]
 
 Everything that is chosen is chosen by the seed, so the same seed does the same things; the machine decides when exactly
-they happen. Exit status 1: a row was lost or came twice, or a reader could have seen a file that wasn't complete.
+they happen. Without --data-path, odd seeds have collectors that write staged files themselves, even ones have rows that
+go by way of the scheduler. Exit status 1: a row was lost or came twice, or a reader could have seen a file that wasn't
+complete.
 
 For each put (an id of its own), of what is in the files: never twice. And once, unless the log that has it was lost
 with a leader that died; or a later put of its key, or a delete, comes in the log before the end of the window that was
@@ -950,13 +952,14 @@ CONF = {
 }
 
 
-def chaos(build, folder, hdfs, seed, seconds, say=print):
+def chaos(build, folder, hdfs, seed, seconds, say=print, data_path=None):
     """Runs it; returns the Chaos, with `wrong` empty if all is well."""
+    data_path = data_path or ("direct" if seed % 2 else "proxy")
     os.environ["TZ"] = "UTC"  # a snapshot's name has no zone
     zookeeper = ZooKeeper(pathlib.Path(folder) / "own-zookeeper").start()
-    say(f"seed {seed}, in {folder}")
+    say(f"seed {seed}, data path {data_path}, in {folder}")
     try:
-        with System(build, folder, zookeeper, hdfs, CONF, hosts=HOSTS, clock=fast_clock()) as s:
+        with System(build, folder, zookeeper, hdfs, CONF, HOSTS, fast_clock(), data_path) as s:
             c = Chaos(s, seed, say)
             try:
                 c.run(seconds)
@@ -971,6 +974,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--data-path", choices=["direct", "proxy"])
     parser.add_argument("--build", default=os.environ.get("OSYNC_BUILD", "build/gcc"))
     parser.add_argument("--keep", action="store_true", help="keeps the folder with everything in it")
     args = parser.parse_args()
@@ -980,12 +984,14 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="osync-chaos-"))
     (folder / "system").mkdir()
     with Hdfs(folder / "hdfs") as hdfs:
-        c = chaos(pathlib.Path(args.build).resolve(), folder / "system", hdfs, seed, args.minutes * 60)
+        build, seconds = pathlib.Path(args.build).resolve(), args.minutes * 60
+        c = chaos(build, folder / "system", hdfs, seed, seconds, data_path=args.data_path)
     print(c.summary())
     for text in c.wrong:
         print(f"WRONG: {text}")
     if c.wrong:
-        print(f"again: tests/chaos.sh --minutes {args.minutes:g} --seed {seed}; everything is in {folder}")
+        path = f" --data-path {args.data_path}" if args.data_path else ""
+        print(f"again: tests/chaos.sh --minutes {args.minutes:g} --seed {seed}{path}; everything is in {folder}")
     elif not args.keep:
         shutil.rmtree(folder)
     return 1 if c.wrong else 0

@@ -250,10 +250,11 @@ class FaultySystem(System):
     def create_patiently(self, name, mode, dest, timeout=60, authority="", anew=False):
         """Creates a task once, whatever happens to the scheduler meanwhile: whether a request without an answer was
         carried out is seen by the task, or, if it has ended already, by its files. `anew`: what earlier tasks have left
-        is removed first, so it can be repeated."""
-        more = {"start": "kStartRestart"} if anew else {}
+        is removed first, so it can be repeated. So is what a creation has left that was refused in the end: partitions
+        that were handed out before may have committed files."""
 
         def tried():
+            more = {"start": "kStartRestart"} if anew or (refused and self.files(dest)) else {}
             try:
                 answer = self.rpc(
                     "CreateSyncTask", db="db", name=name, mode=mode, dest=authority + self.dest(dest), **more

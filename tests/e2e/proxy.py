@@ -473,6 +473,7 @@ class TcpProxy:
         self._pairs = set()
         self._lock = threading.Lock()
         self.connections = 0
+        self.bytes = 0  # that clients have sent
         self._listen()
 
     def _listen(self):
@@ -550,6 +551,7 @@ class TcpProxy:
     def _pump(self, source, to, answers, pair):
         try:
             while data := source.recv(1 << 16):
+                self.bytes += 0 if answers else len(data)
                 while self.mode == "hang" and pair in self._pairs:
                     time.sleep(0.01)
                 if self.delay:

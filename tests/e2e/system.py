@@ -90,7 +90,9 @@ def fast_clock():
 
 class System:
     """`hdfs`: an Hdfs, or None for file://. `hosts`: a TabletServer each; the first of them is `tablet`. `clock`: of
-    the TabletServers (see fast_clock; the time zone must be UTC)."""
+    the TabletServers (see fast_clock; the time zone must be UTC). `data_path`: the scheduler's "direct" (collectors
+    write staged files themselves) or "proxy" (rows go by way of the scheduler); else OSYNC_DATA_PATH, or what is the
+    default."""
 
     COLUMNS = [
         column("id", "bigint"),
@@ -101,13 +103,18 @@ class System:
     ]
     INDEXES = [index("idx0", ["k"], ts="ts")]
 
-    def __init__(self, build, folder, zookeeper, hdfs=None, conf=None, hosts=("127.0.0.1",), clock=None):
+    def __init__(
+        self, build, folder, zookeeper, hdfs=None, conf=None, hosts=("127.0.0.1",), clock=None, data_path=None
+    ):
         self.build, self.folder, self.zookeeper, self.hdfs = build, pathlib.Path(folder), zookeeper, hdfs
         self.root = f"/root-{os.path.basename(folder)}-{free_port()}"
         self.conf = {
             "collector": {**FAST["collector"], **(conf or {}).get("collector", {})},
             "syncd": {**FAST["syncd"], **(conf or {}).get("syncd", {})},
         }
+        self.data_path = data_path or os.environ.get("OSYNC_DATA_PATH")
+        if self.data_path:
+            self.conf["syncd"].setdefault("data_path", self.data_path)
         self.tablets = [
             Tablet(
                 build,

@@ -343,14 +343,15 @@ def test_server_of_the_helper(java):
 # ---- in between ----
 
 
-@pytest.mark.parametrize("mode", [0, 2])
-def test_whole_sync_through_brpc_java(local, java, mode):
+@pytest.mark.parametrize("mode, data_path", [(0, "proxy"), (2, "proxy"), (2, "direct")])
+def test_whole_sync_through_brpc_java(local, java, mode, data_path):
     """Scheduler, collector and TabletServer talk to each other only through brpc-java, which knows nothing of
     libosync's additions and hands them on as unknown fields: the halves still know each other for what they are."""
     s = local
     s.make_table(1, "t", partitions=4)
     ids = s.fill(1, 20_000)
     collector = unseen_collector(s, max_pack_size=100_000)
+    s.conf["syncd"]["data_path"] = data_path
     s.start_syncd()
     s.wait_registered()
     register(s, java)

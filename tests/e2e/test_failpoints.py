@@ -3,8 +3,11 @@ real job, in each mode where that step is reached: no row is lost, none comes tw
 and nothing is left behind.
 
 A *way* is a job, or one with a first fault, since many steps are only taken in a recovery. Each way runs once without a
-kill, to see which places it comes to, and then once for each place that is new. OSYNC_BUILD_FAULTS names the build to
-test (default: OSYNC_BUILD); it needs -Dfailpoints=true. OSYNC_FAILPOINTS=name,name and OSYNC_WAYS=word try only those.
+kill, to see which places it comes to, and then once for each place that is new. Some runs are with collectors that
+write staged files themselves ("direct"), some with rows that go by way of the scheduler ("proxy").
+
+OSYNC_BUILD_FAULTS names the build to test (default: OSYNC_BUILD); it needs -Dfailpoints=true.
+OSYNC_FAILPOINTS=name,name and OSYNC_WAYS=word try only those.
 """
 
 import json
@@ -76,6 +79,10 @@ class Run:
             points.disarm()
         self.s.on_death.append(then or self.arm)
         self.s.points[who].arm(name, side, nth)
+
+    def staged(self):
+        """Where the scheduler has a whole staged file."""
+        return ("syncd", "label", "before") if self.s.data_path == "direct" else ("syncd", "stage_finish", "after")
 
     def create(self):
         self.s.create_patiently(self.table.name, self.mode, self.dest)
@@ -218,7 +225,7 @@ def way_collector_starts(r):
 
 
 def way_syncd_starts(r):
-    r.first("syncd", "stage_finish", "after")
+    r.first(*r.staged())
     r.job()
 
 
@@ -234,13 +241,23 @@ def way_was_not_published(r):
 
 def way_fenced_half(r):
     """The second recovery finds a tomb that the first one has made."""
-    r.first("syncd", "stage_finish", "after", lambda: r.first("syncd", "fence_rename", "after"))
+    r.first(*r.staged(), lambda: r.first("syncd", "fence_rename", "after"))
     r.job()
 
 
 def way_removed_half(r):
     r.first("syncd", "erase_folder", "after")
     r.job()
+
+
+def way_voided(r):
+    """The scheduler comes back, and what the collector has staged and not yet reported is of no use any more."""
+    r.create()
+    wait_for("staged rows", lambda: any(p["staged_rows"] for p in r.s.subtasks(r.table.name)))
+    r.arm()
+    r.s.kill("syncd")
+    r.flow()
+    r.end()
 
 
 def way_collector_ends(r):
@@ -305,14 +322,14 @@ def way_revived(r):
         r.revive()
         r.arm()
 
-    r.first("syncd", "stage_finish", "after", lambda: r.first("syncd", "fence_rename", "after", fenced))
+    r.first(*r.staged(), lambda: r.first("syncd", "fence_rename", "after", fenced))
     r.job()
 
 
 def way_cleaned(r):
     """Somebody cleans _osync between take-over and fence."""
     syncd = r.s.points["syncd"]
-    r.first("syncd", "stage_finish", "after", lambda: syncd.arm("take_mkdirs", "after", how=signal.SIGSTOP))
+    r.first(*r.staged(), lambda: syncd.arm("take_mkdirs", "after", how=signal.SIGSTOP))
     creator = threading.Thread(target=r.create)
     creator.start()
     wait_for("the scheduler to be stopped", lambda: r.s.is_stopped("syncd"), 30)
@@ -360,7 +377,7 @@ def recover(r):
 
 def way_blocker(r):
     """The third take-over removes the empty file that the second one has left in the first one's place."""
-    r.first("syncd", "stage_finish", "after", lambda: None)
+    r.first(*r.staged(), lambda: None)
     r.create()
     r.s.wait_all_rows(r.table.name, r.table.rows)
     r.restarted("syncd")
@@ -513,13 +530,13 @@ def way_given_back(r):
     r.end()
 
 
-WAYS = [
+WAYS = [  # who comes to a place for sure is before who only may
     way_job,
-    way_collector_starts,
     way_syncd_starts,
     way_was_published,
     way_was_not_published,
     way_fenced_half,
+    way_collector_starts,
     way_removed_half,
     way_collector_ends,
     way_syncd_ends,
@@ -675,18 +692,23 @@ def systems(fault_build, tmp_path, zookeeper, hdfs, syncd=None, collector=None, 
     return make
 
 
-@pytest.mark.parametrize("mode", [2, 0, 1])
-def test_killed_at_every_failpoint(mode, fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
-    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs), WORKERS) as workers:
-        kill_everywhere(workers, WAYS + (LASTING if mode else []), tally, mode, numbers)
+@pytest.mark.parametrize("mode, data_path", [(2, "direct"), (2, "proxy"), (0, "direct"), (1, "proxy")])
+def test_killed_at_every_failpoint(mode, data_path, fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    def wanted(place):  # what a collector does with its links is the same both ways
+        return place[0] == "syncd" or mode not in tally.killed.get(place, ())
+
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs, data_path=data_path), WORKERS) as workers:
+        kill_everywhere(workers, WAYS + (LASTING if mode else []), tally, mode, numbers, wanted)
 
 
 # What is reached in other systems only: places that are killed at above are not tried again.
 
 
-def test_killed_while_rows_wait(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
-    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs, {"roll.interval": "2s"}), 1) as workers:
-        kill_everywhere(workers, [way_rewound], tally, 2, numbers, lambda p: p not in tally.killed)
+@pytest.mark.parametrize("data_path, way", [("proxy", way_rewound), ("direct", way_voided)])
+def test_killed_while_rows_wait(data_path, way, fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    slow = {"roll.interval": "2s"}
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs, slow, data_path=data_path), 1) as workers:
+        kill_everywhere(workers, [way], tally, 2, numbers, lambda p: p not in tally.killed)
 
 
 def test_killed_with_followers(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
@@ -710,7 +732,7 @@ def test_killed_at_the_hand_over(fault_build, tmp_path, zookeeper, hdfs, tally, 
 def test_killed_and_without_power(fault_build, tmp_path, zookeeper, tally, numbers):
     """On a local file system, and with each kill everything is lost that wasn't made durable: of the collector's
     folder, the scheduler's state, and the destination."""
-    plain = systems(fault_build, tmp_path, zookeeper, None)
+    plain = systems(fault_build, tmp_path, zookeeper, None, data_path="proxy")  # a Disk belongs to one process
     disks = []
 
     def make(n):
@@ -734,7 +756,8 @@ def test_killed_and_without_power(fault_build, tmp_path, zookeeper, tally, numbe
     assert forgotten > losses // 4
 
 
-STOPS = ["stage_create", "stage_write", "stage_finish", "label", "prepare_cas", "publish_rename", "commit_cas"]
+COMMIT = ["label", "prepare_cas", "publish_rename", "commit_cas"]
+STOPS = {"direct": COMMIT, "proxy": ["stage_create", "stage_write", "stage_finish", *COMMIT]}
 
 
 def successor(system, n):
@@ -786,6 +809,56 @@ def zombie(name, side, deletes, numbers, lock):
     return job
 
 
+STAGER_STOPS = ["direct_create", "direct_write", "direct_finish", "send_staged"]
+
+
+def zombie_stager(name, side, numbers, lock):
+    """The collector stops in the middle of a step, the one beside it takes the table over, then the step goes on."""
+
+    def job(system, table):
+        if len(system.collectors) == 1:
+            system.add_collector()
+            system.wait_registered()
+        run = Run(system, table, 2)
+        points = system.points["collector"]
+        stopped = []
+
+        def find():
+            stopped[:] = [c for n, c in enumerate(system.collectors) if system.is_stopped("collector", n)]
+            return stopped
+
+        with Watcher(system, run.dest):
+            run.create()
+            system.wait_all_rows(table.name, table.rows)
+            points.arm(name, side, how=signal.SIGSTOP)
+            table.put()
+            try:
+                wait_for(f"a collector to stop at {name}", find, 20)
+                run.flow()
+            finally:
+                for c in stopped:
+                    c.process.send_signal(signal.SIGCONT)
+            table.put()
+            system.wait_all_rows(table.name, table.rows)
+            time.sleep(0.3)  # longer than its retries take
+        run.end()
+        lost, twice = system.audit(run.dest, range(table.rows))
+        wait_for(f"nothing to be left in {run.dest}", lambda: not system.hidden(run.dest), 20)
+        with lock:
+            numbers.add("zombies")
+            numbers.audited(table.rows, lost, twice)
+
+    return job
+
+
+def test_a_collector_that_was_given_up(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+    """Stopped before or after any step of staging a file, while another collector stages the same rows: whatever it
+    does when it goes on, nothing is published twice, and nothing is left."""
+    places = [(name, side) for name in STAGER_STOPS for side in ("before", "after")]
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs, data_path="direct"), WORKERS) as workers:
+        workers.run_all((zombie_stager, zombie_stager(*place, numbers, tally.lock)) for place in places)
+
+
 def ask(port, method, **fields):
     url = f"http://127.0.0.1:{port}/openmldb.datasync.SyncTool/{method}"
     request = urllib.request.Request(url, json.dumps(fields).encode(), {"Content-Type": "application/json"})
@@ -793,11 +866,12 @@ def ask(port, method, **fields):
         return json.load(answer)
 
 
-def test_a_scheduler_that_was_given_up(fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
+@pytest.mark.parametrize("data_path", STOPS)
+def test_a_scheduler_that_was_given_up(data_path, fault_build, tmp_path, zookeeper, hdfs, tally, numbers):
     """Stopped before or after any step of a delivery, while another one recovers the task from the labels: whatever it
     does when it goes on, nothing is published twice."""
-    places = [(name, side) for name in STOPS for side in ("before", "after")]
-    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs), WORKERS) as workers:
+    places = [(name, side) for name in STOPS[data_path] for side in ("before", "after")]
+    with Workers(systems(fault_build, tmp_path, zookeeper, hdfs, data_path=data_path), WORKERS) as workers:
         workers.run_all(
             (zombie, zombie(name, side, i % 2, numbers, tally.lock)) for i, (name, side) in enumerate(places)
         )

@@ -151,23 +151,31 @@ FAULTY = {
 }
 
 
+STAGING = ("CREATE", "write", "label", "look at the staged file")  # of what the collector sends, or has written
+
+
 def test_wrong_answers_of_hdfs(build, tmp_path, zookeeper, hdfs, numbers):
-    """OSYNC_CASE: a regular expression, to try only some, as in "publish: reset after"."""
+    """Of two jobs one has a collector that writes the staged files. OSYNC_CASE: a regular expression, to try only some,
+    as in "publish: reset after"."""
     only = os.environ.get("OSYNC_CASE", "")
     some = [c for c in cases() if re.search(only, f"{c[0]}: {c[3]}")]
+    shares = {
+        path: [c for i, c in enumerate(some) if i % 2 == n or c[0] in STAGING]
+        for n, path in enumerate(("proxy", "direct"))
+    }
     errors = []
 
-    def run(n):
-        folder = tmp_path / f"w{n}"
+    def run(path):
+        folder = tmp_path / path
         folder.mkdir()
         try:
-            with WebHdfsProxy(hdfs) as p, FaultySystem(build, folder, zookeeper, hdfs, FAULTY) as s:
+            with WebHdfsProxy(hdfs) as p, FaultySystem(build, folder, zookeeper, hdfs, FAULTY, data_path=path) as s:
                 with Watcher(s, "t"):
-                    run_cases(s, p, "t", "t", some[n::2], numbers)
+                    run_cases(s, p, "t", "t", shares[path], numbers)
         except Exception:
             errors.append(traceback.format_exc())
 
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(2)]
+    threads = [threading.Thread(target=run, args=(path,)) for path in shares]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -175,7 +183,8 @@ def test_wrong_answers_of_hdfs(build, tmp_path, zookeeper, hdfs, numbers):
     assert not errors, errors[0]
 
 
-def test_a_redirect_elsewhere(build, tmp_path, zookeeper, hdfs, numbers):
+@pytest.mark.parametrize("data_path", ["direct", "proxy"])
+def test_a_redirect_elsewhere(data_path, build, tmp_path, zookeeper, hdfs, numbers):
     """To a host that is dead, or to one that says "created" to everything: for every operation."""
     with Foreign() as foreign:
         dead = wrong.listening()
@@ -189,7 +198,9 @@ def test_a_redirect_elsewhere(build, tmp_path, zookeeper, hdfs, numbers):
             match, provoke, _ = REQUESTS["write"]
             some.append(("write", match, provoke, f"307 to a {where} host", wrong.redirect(address)))
             some.append(("CREATE", {"op": "CREATE"}, None, f"located at a {where} host", wrong.located_at(address)))
-        with WebHdfsProxy(hdfs) as p, FaultySystem(build, tmp_path, zookeeper, hdfs, FAULTY) as s:
+        with WebHdfsProxy(hdfs) as p, FaultySystem(
+            build, tmp_path, zookeeper, hdfs, FAULTY, data_path=data_path
+        ) as s:
             with Watcher(s, "t"):
                 run_cases(s, p, "t", "t", some, numbers)
         assert foreign.asked > 0, "nobody went to the foreign host"
@@ -309,15 +320,16 @@ def create_other(s, dest, made):
         made.append(dest)
 
 
-@pytest.mark.parametrize("whose", ["collector", "syncd", "destination"])
+@pytest.mark.parametrize("whose", ["collector", "syncd", "destination", "destination, direct"])
 def test_full_disk(whose, build, tmp_path, zookeeper, hdfs, numbers):
     """While there is no space nothing goes wrong, and the status says so; when there is some it goes on by itself."""
     rng, total, faults = random.Random(1), 400, 0
-    roots = {"collector": ["collector-0"], "syncd": ["state"], "destination": ["out"]}[whose]
-    local = whose == "destination"
-    with FaultySystem(build, tmp_path, zookeeper, None if local else hdfs, FAULTY) as s:
+    roots = {"collector": ["collector-0"], "syncd": ["state"]}.get(whose, ["out"])
+    local = whose.startswith("destination")
+    data_path = {"destination": "proxy", "destination, direct": "direct"}.get(whose)  # a Disk belongs to one process
+    with FaultySystem(build, tmp_path, zookeeper, None if local else hdfs, FAULTY, data_path=data_path) as s:
         disk = Disk(build, tmp_path / "disk", *(tmp_path / r for r in roots))
-        s.env["collector" if whose == "collector" else "syncd"] |= disk.env
+        s.env["syncd" if whose in ("syncd", "destination") else "collector"] |= disk.env
         s.make_table(1, "t")
         s.fill(1, total)
         s.make_table(2, "u")
@@ -390,10 +402,14 @@ def test_lost_power(whose, build, tmp_path, zookeeper, hdfs, numbers):
     rounds = int(os.environ.get("OSYNC_POWER_LOSSES", 20))
     rng, total = random.Random(int(os.environ.get("OSYNC_SEED", 1))), 400
     conf = {**FAULTY, "syncd": {**FAULTY["syncd"], "roll.interval": "200ms"}}
-    with FaultySystem(build, tmp_path, zookeeper, hdfs if whose == "collector" else None, conf) as s:
+    local = whose == "syncd"  # who writes the destination, too, since a Disk belongs to one process
+    with FaultySystem(
+        build, tmp_path, zookeeper, None if local else hdfs, conf, data_path="proxy" if local else "direct"
+    ) as s:
         roots = {"collector": ["collector-0"], "syncd": ["state", "out"]}[whose]
         disk = Disk(build, tmp_path / "disk", *(tmp_path / r for r in roots), forgets=True)
-        s.env[whose] |= disk.env
+        # A disk of the collector's that takes its time: it makes few things, and each durable at once.
+        s.env[whose] |= disk.env | ({} if local else {"OSYNC_SHIM_SYNC_MS": "20"})
         s.make_table(1, "t")
         s.fill(1, total)
         s.make_table(2, "u")
@@ -412,6 +428,8 @@ def test_lost_power(whose, build, tmp_path, zookeeper, hdfs, numbers):
                 s.create_patiently("u", 0, f"u{i}")
             if i % 4:  # most files are under way then
                 s.patiently("rows", lambda: is_any_staged(s, total) or None)
+            if not local:
+                s.tablet.roll(1)  # a new file to link
             time.sleep(rng.uniform(0, 0.1))
             with s.away():
                 s.kill(whose)

@@ -253,7 +253,7 @@ def test_snapshot_of_the_next_manifest(local):
 
 def test_fail_over(build, tmp_path, zookeeper):
     """The leader moves while the .sdb is read and while the log is; the other one's own snapshot goes on."""
-    conf = {"collector": {"max_pack_size": "2K"}, "syncd": {"roll.interval": "20ms"}}
+    conf = {"collector": {"max_pack_size": "2K", "max_read_rate": "2M"}, "syncd": {"roll.interval": "20ms"}}
     hosts = ("127.0.0.1", "127.0.0.2")
     with System(build, tmp_path, zookeeper, conf=conf, hosts=hosts) as s:
         s.make_copied_table(1, "m", storage_mode="kMemory")

@@ -83,8 +83,9 @@ def wait_each_partition(s, n):
 
 
 def sync_and_die(s, rows):
-    """Begins a full sync of so many rows; the scheduler ends when a few of the files are committed."""
-    s.env["syncd"]["OSYNC_FAILPOINT"] = "commit_cas:after:4"
+    """Begins a full sync of so many rows; the scheduler ends when some of the files are committed, of each partition
+    at least one."""
+    s.env["syncd"]["OSYNC_FAILPOINT"] = "commit_cas:after:10"
     s.add_collector(max_pack_size="4K")
     s.start_syncd()
     s.wait_registered()
@@ -183,7 +184,7 @@ def test_recover_mode1(system, numbers):
 def test_recover_with_another_collector(local):
     """Neither syncd nor the collector has anything left, in the middle of the traverse."""
     s = local
-    rows = 100_000
+    rows = 200_000
     s.make_table(1, "t", partitions=2)
     s.tablet.generate(1, rows)
     s.seam(1)

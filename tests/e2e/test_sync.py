@@ -85,7 +85,8 @@ def test_mode2(system):
     assert s.tasks() == {} and not s.hidden("t")
     s.audit("t", range(9000))
     wait_for(
-        "the collector to forget the task", lambda: not [p for p in (s.folder / "collector-0").iterdir() if p.is_dir()]
+        "the collector to forget the task",
+        lambda: not [p for p in (s.folder / "collector-0").iterdir() if p.is_dir()],
     )
 
 
@@ -131,7 +132,10 @@ def test_several_indexes(local):
     """One logical row is logged in several partitions: it comes once (defect 19)."""
     s = local
     s.make_table(
-        1, "t", partitions=4, indexes=[index("a", ["k"], ts="ts"), index("b", ["payload"], ts="ts"), index("c", ["id"])]
+        1,
+        "t",
+        partitions=4,
+        indexes=[index("a", ["k"], ts="ts"), index("b", ["payload"], ts="ts"), index("c", ["id"])],
     )
     s.tablet.put(1, [{"id": i, "k": f"k{i}", "ts": 1_700_000_000_000 + i, "payload": f"p{i}"} for i in range(1000)])
     s.tablet.snapshot(1)
@@ -229,7 +233,9 @@ def test_no_collector_then_one(local):
     s.create("t", 2)
     s.wait_rows("t", 1000)
     s.collectors[0].kill()
-    wait_for("the reason", lambda: str(s.rpc("TaskStatus")["readableInfo"]).count("waits for a leader with a col") == 2)
+    wait_for(
+        "the reason", lambda: str(s.rpc("TaskStatus")["readableInfo"]).count("waits for a leader with a col") == 2
+    )
     assert set(s.states().values()) == {"REASSIGNING"}
     s.tablet.generate(1, 1000, first_id=1000)
     s.add_collector()  # another one, with an empty folder, takes over
@@ -403,7 +409,7 @@ def test_kills(mode, system, numbers):
     s.make_table(1, "t", partitions=4)
     total, first = (800_000, 800_000) if mode == 0 else (120_000, 40_000)
     s.fill(1, first)
-    s.add_collector(max_pack_size="8K")
+    s.add_collector(max_pack_size="8K", max_read_rate="16M" if mode == 0 else 0)
     s.start_syncd()
     s.wait_registered()
     s.create("t", mode)

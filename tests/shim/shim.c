@@ -9,7 +9,8 @@
  * and birth time. A rename becomes durable in both folders at once, as with every journal. The test
  * (tests/e2e/power.py) builds from it what a machine would find after the power came back.
  *
- * fsync is not passed on: what the kernel has survives the death of a process. */
+ * fsync is not passed on: what the kernel has survives the death of a process. OSYNC_SHIM_SYNC_MS is how long it takes;
+ * without it, no time. */
 #undef _FILE_OFFSET_BITS /* else a function and its 64-bit twin would be one name */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -39,6 +40,7 @@ typedef struct moved {
 
 static struct {
     const char *roots, *shadow;
+    useconds_t sync_us;
     int64_t *space;
     bool ours[MAX_FDS];
     pthread_mutex_t lock;
@@ -64,6 +66,8 @@ __attribute__((constructor)) static void begin(void) {
         (void)REAL(close)(fd);
     }
     g.roots = getenv("OSYNC_SHIM_ROOT");
+    const char *sync_ms = getenv("OSYNC_SHIM_SYNC_MS");
+    if (sync_ms) g.sync_us = 1000 * (useconds_t)strtoul(sync_ms, NULL, 10);
 }
 
 /* ---- what it is about ---- */
@@ -260,6 +264,7 @@ static int sync_shadow(int fd) {
     char key[KEY_SIZE];
     mode_t mode;
     if (!g.shadow || !key_at(fd, "", AT_EMPTY_PATH, key, &mode)) return 0;
+    if (g.sync_us > 0) (void)usleep(g.sync_us);
     (void)pthread_mutex_lock(&g.lock);
     if (S_ISDIR(mode))
         keep_entries(fd, key);

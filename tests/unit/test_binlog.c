@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -178,6 +179,7 @@ static void expect_entry(osync__binlog_t *log, uint64_t index) {
     assert_int_equal(r.term, index / 10 + 1);
     assert_int_equal(r.len, e.len);
     assert_memory_equal(r.payload, e.data, e.len);
+    assert_int_equal(r.crc, osync__crc32c(0, e.data, e.len));
     osync__buf_free(&e);
 }
 
@@ -855,6 +857,193 @@ static void large_entry(void **state) {
     free(value);
 }
 
+/* ---- entries ---- */
+
+static uint64_t random_number(void) {
+    static uint64_t x = 88172645463325252u;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return x;
+}
+
+static ProtobufCBinaryData some_bytes(uint8_t *storage) {
+    size_t len = random_number() % 12;
+    for (size_t i = 0; i < len; i++) storage[i] = (uint8_t)random_number();
+    return (ProtobufCBinaryData){.data = storage, .len = len};
+}
+
+/* Any fields, with any values. */
+static void random_entry(osync__buf_t *out) {
+    Openmldb__Api__LogEntry e = OPENMLDB__API__LOG_ENTRY__INIT;
+    Openmldb__Api__Dimension dims[3], *dim_list[3];
+    Openmldb__Api__TSDimension ts_dims[2], *ts_list[2];
+    uint8_t storage[8][12];
+    char name[] = "col";
+    unsigned has = (unsigned)random_number();
+    e.has_term = has & 1;
+    e.term = random_number() >> random_number() % 64;
+    e.has_log_index = has >> 1 & 1;
+    e.log_index = random_number() >> random_number() % 64;
+    e.has_pk = has >> 2 & 1;
+    e.pk = some_bytes(storage[0]);
+    e.has_value = has >> 3 & 1;
+    e.value = some_bytes(storage[1]);
+    e.has_ts = has >> 4 & 1;
+    e.ts = random_number() >> random_number() % 64;
+    e.has_method_type = has >> 5 & 1;
+    e.method_type = has >> 6 & 1 ? OPENMLDB__API__METHOD_TYPE__kDelete : OPENMLDB__API__METHOD_TYPE__kPut;
+    e.has_end_ts = has >> 7 & 1;
+    e.end_ts = random_number();
+    e.ts_name = has >> 8 & 1 ? name : NULL;
+    e.n_dimensions = random_number() % 4;
+    e.dimensions = dim_list;
+    for (size_t i = 0; i < e.n_dimensions; i++) {
+        openmldb__api__dimension__init(&dims[i]);
+        dims[i].has_key = random_number() % 4 > 0;
+        dims[i].key = some_bytes(storage[2 + i]);
+        dims[i].has_idx = random_number() % 4 > 0;
+        dims[i].idx = (uint32_t)(random_number() % 3);
+        dim_list[i] = &dims[i];
+    }
+    e.n_ts_dimensions = random_number() % 3;
+    e.ts_dimensions = ts_list;
+    for (size_t i = 0; i < e.n_ts_dimensions; i++) {
+        openmldb__api__tsdimension__init(&ts_dims[i]);
+        ts_dims[i].has_ts = ts_dims[i].has_idx = 1;
+        ts_dims[i].ts = random_number();
+        ts_list[i] = &ts_dims[i];
+    }
+    out->len = 0;
+    assert_int_equal(osync__buf_reserve(out, openmldb__api__log_entry__get_packed_size(&e) + 1), 0);
+    out->len = openmldb__api__log_entry__pack(&e, out->data);
+}
+
+static void expect_bytes(osync__span_t span, bool there, const void *data, size_t len) {
+    assert_int_equal(span.data != NULL, there);
+    if (!there) return;
+    assert_int_equal(span.len, len);
+    if (len > 0) assert_memory_equal(span.data, data, len);
+}
+
+/* The same as the parser that protoc-c made. */
+static void expect_same(const osync__log_entry_t *e, const Openmldb__Api__LogEntry *m) {
+    assert_int_equal(e->term, m->has_term ? m->term : 0);
+    assert_int_equal(e->log_index, m->has_log_index ? m->log_index : 0);
+    assert_int_equal(e->is_delete, m->has_method_type && m->method_type == OPENMLDB__API__METHOD_TYPE__kDelete);
+    assert_int_equal(e->has_ts, m->has_ts);
+    assert_int_equal(e->ts, m->has_ts ? m->ts : 0);
+    assert_int_equal(e->has_end_ts, m->has_end_ts);
+    assert_int_equal(e->end_ts, m->has_end_ts ? m->end_ts : 0);
+    expect_bytes(e->pk, m->has_pk, m->pk.data, m->pk.len);
+    expect_bytes(e->value, m->has_value, m->value.data, m->value.len);
+    /* In C a string ends with its first NUL. */
+    assert_int_equal(e->ts_name.data != NULL, m->ts_name != NULL);
+    if (m->ts_name) expect_bytes(e->ts_name, true, m->ts_name, e->ts_name.len);
+    assert_int_equal(e->has_dimensions, m->n_dimensions > 0);
+    const Openmldb__Api__Dimension *base = NULL;
+    for (size_t i = 0; i < m->n_dimensions && !base; i++)
+        if (!m->dimensions[i]->has_idx || m->dimensions[i]->idx == 0) base = m->dimensions[i];
+    expect_bytes(e->base_key, base != NULL, base ? base->key.data : NULL, base ? base->key.len : 0);
+}
+
+/* Bytes of which protoc-c's parser makes nothing are never an entry; those that it parses are one, with the same
+ * fields, but for numbers of more than 64 bits and heads of more than 32, which it cuts off. */
+static void entries_as_protobuf_has_them(void **state) {
+    enum { ENTRIES = 20000, CHANGES = 10 };
+    osync__buf_t bytes = {0};
+    size_t good = 0, bad = 0, stricter = 0;
+    (void)state;
+    for (int i = 0; i < ENTRIES; i++) {
+        random_entry(&bytes);
+        for (int change = 0; change <= CHANGES; change++) {
+            osync__log_entry_t e;
+            size_t len = bytes.len;
+            /* Memory of exactly that size: what is read beyond it is found. */
+            uint8_t *copy = malloc(len + 1);
+            assert_non_null(copy);
+            if (len > 0) memcpy(copy, bytes.data, len);
+            if (change > 0 && len > 0) copy[random_number() % len] = (uint8_t)random_number();
+            if (change > 7) len = random_number() % (len + 1);
+            uint8_t *exact = malloc(len ? len : 1);
+            assert_non_null(exact);
+            memcpy(exact, copy, len);
+            Openmldb__Api__LogEntry *m = openmldb__api__log_entry__unpack(NULL, len, exact);
+            bool taken = osync__log_entry_scan(&e, exact, len) && e.well_formed;
+            if (m && taken)
+                expect_same(&e, m);
+            else if (taken)
+                fail_msg("entry %d, change %d: taken, and protobuf refuses it", i, change);
+            good += taken;
+            bad += !m;
+            stricter += m && !taken;
+            if (change == 0) assert_true(taken);
+            if (m) openmldb__api__log_entry__free_unpacked(m, NULL);
+            free(exact);
+            free(copy);
+        }
+    }
+    osync__buf_free(&bytes);
+    print_message("%zu entries taken, %zu refused, %zu of what protobuf takes\n", good, bad, stricter);
+    assert_true(good > 2 * ENTRIES && bad > ENTRIES && stricter < ENTRIES / 10);
+}
+
+/* ---- the page cache ---- */
+
+/* Bytes of a file that are cached. */
+static size_t cached_bytes(const char *name) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 0;
+    struct stat st;
+    int fd = open(file_path(name), O_RDONLY);
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    size_t pages = ((size_t)st.st_size + page - 1) / page;
+    unsigned char *resident = malloc(pages);
+    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(resident && map != MAP_FAILED);
+    assert_int_equal(mincore(map, (size_t)st.st_size, resident), 0);
+    for (size_t i = 0; i < pages; i++) n += resident[i] & 1;
+    munmap(map, (size_t)st.st_size);
+    free(resident);
+    close(fd);
+    return n * page;
+}
+
+/* What wasn't cached isn't afterwards, and what was still is. (On a file system in memory all is, always.) */
+static void leaves_the_page_cache_alone(void **state) {
+    enum { ENTRIES = 10000, SPARE = 3 << 20 }; /* what is being read ahead when it ends may stay */
+    (void)state;
+    size_t size = write_entries(0, 1, ENTRIES, true);
+    assert_true(size > 5 * SPARE);
+    int fd = open(file_path("00000000.log"), O_RDWR);
+    assert_true(fd >= 0 && fsync(fd) == 0);
+    for (int warm = 0; warm < 2; warm++) {
+        if (warm) {
+            osync__buf_t all = {0};
+            assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL), 0);
+            assert_int_equal(osync__read_file(file_path("00000000.log"), size, &all, NULL), 0);
+            osync__buf_free(&all);
+        } else {
+            assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+        }
+        size_t before = cached_bytes("00000000.log");
+        osync__binlog_t *log = open_at(1);
+        expect_entries(log, 1, ENTRIES);
+        expect_error(log, OSYNC_EOF, NULL, NULL);
+        osync__binlog_close(log);
+        size_t after = cached_bytes("00000000.log");
+        if (after > before + SPARE || after + SPARE < before)
+            fail_msg("%s: %zu bytes were cached, and %zu are", warm ? "warm" : "cold", before, after);
+        /* Nor if it is left in the middle. */
+        log = open_at(1);
+        expect_entries(log, 1, ENTRIES / 2);
+        osync__binlog_close(log);
+        after = cached_bytes("00000000.log");
+        if (after > before + SPARE || after + SPARE < before)
+            fail_msg("%s, half of it: %zu bytes were cached, and %zu are", warm ? "warm" : "cold", before, after);
+    }
+    close(fd);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_logs),
@@ -877,6 +1066,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(shortened, setup, teardown),
         cmocka_unit_test_setup_teardown(near_end, setup, teardown),
         cmocka_unit_test_setup_teardown(large_entry, setup, teardown),
+        cmocka_unit_test(entries_as_protobuf_has_them),
+        cmocka_unit_test_setup_teardown(leaves_the_page_cache_alone, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,6 +27,7 @@
 #include "format/binlog.h"
 #include "net/rpc.h"
 #include "osync/collector.h"
+#include "osync/csv.h"
 #include "osync/log.h"
 #include "osync/reader.h"
 #include "tablet.pb-c.h"
@@ -62,7 +63,7 @@ typedef struct world {
     osync__buf_t committed; /* told with each answer, if not empty */
     size_t committed_rows;  /* bytes of rows up to there */
     bool commit_at_once;
-    int requests, packs, beats, finished;
+    int requests, packs, beats, finished, waited;
     uint64_t largest_pack, smallest_count;
     char token[64]; /* of the newest request */
     char state[32], reason[1100];
@@ -75,6 +76,14 @@ typedef struct world {
     osync__buf_t last_start;
     int step;
     osync__buf_t seen; /* of the script */
+
+    /* direct writing: the folder that is granted, and what came of it; `rows` are CSV then */
+    char incarnation[33], stager[33];
+    uint64_t roll_bytes;
+    uint32_t roll_ms;
+    int incarnations, reports, adopted;
+    size_t attached;     /* bytes of rows in attachments */
+    bool withheld, lose; /* nothing is granted; every other answer to a report is lost */
 
     /* AddSyncTask, HoldLog */
     int answers, code;
@@ -176,6 +185,7 @@ typedef struct answer {
     const char *msg;
     bool delete_task, silent; /* silent: no committed_point */
     const osync__buf_t *resume;
+    Openmldb__Datasync__StageGrant *stage;
 } answer_t;
 
 static void reply(world_t *w, osync__rpc_call_t *call, answer_t a) {
@@ -188,6 +198,7 @@ static void reply(world_t *w, osync__rpc_call_t *call, answer_t a) {
     (void)snprintf(msg, sizeof msg, "%s", a.msg ? a.msg : "");
     if (a.msg) g.msg = msg;
     r.has_delete_task = r.delete_task = a.delete_task;
+    r.stage = a.stage;
     if (a.resume) r.resume_point = openmldb__datasync__sync_point__unpack(NULL, a.resume->len, a.resume->data);
     if (w->committed.len > 0 && !a.silent)
         r.committed_point = openmldb__datasync__sync_point__unpack(NULL, w->committed.len, w->committed.data);
@@ -411,7 +422,7 @@ static void on_added(void *arg, int status, const ProtobufCMessage *m, const osy
 typedef struct hand_out {
     const char *token;
     int mode;
-    bool original;
+    bool original, direct;
     uint32_t pid;
     uint64_t start_ts;
     const osync__buf_t *point;
@@ -429,6 +440,7 @@ static void send_add(world_t *w, hand_out_t h) {
     r.pid = h.pid;
     r.mode = (Openmldb__Datasync__SyncMode)h.mode;
     r.osync = !h.original;
+    r.has_direct = r.direct = h.direct;
     r.start_ts = h.start_ts;
     r.sync_point = h.point ? openmldb__datasync__sync_point__unpack(NULL, h.point->len, h.point->data) : &beginning;
     r.tablet_endpoint = r.des_endpoint = w->endpoint;
@@ -1802,6 +1814,134 @@ static void get(world_t *w, const char *path, char *out, size_t size) {
     close(fd);
 }
 
+/* ---- limits ---- */
+
+/* The scheduler takes nothing of task "a"; `step` counts that, `waited` the reports of task "b" that it waits. */
+static bool not_from_a(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (!strcmp(r->token, "b")) {
+        w->waited += !strcmp(w->state, "waiting") && strstr(w->reason, "max_traverses");
+        return false;
+    }
+    w->step += r->count > 0;
+    reply(w, call, (answer_t){.code = -1, .msg = "not now", .silent = true});
+    return true;
+}
+
+/* A table with many rows that are in its snapshot alone; a pack for each row. */
+static void use_snapshot(world_t *w) {
+    w->tid = 301;
+    use_table(w, "case11_seam_overlap", "db/301_0");
+    shell(fmt("touch -d 2000-01-01 %s/binlog/00000000.log", w->source)); /* so the next one is the base */
+    w->config.max_pack_size = 1;
+}
+
+static void b_and_then_a_get_through(world_t *w) {
+    RUN_UNTIL(w, w->finished == 1);
+    assert_string_equal(w->token, "b");
+    assert_complete(w);
+    w->script = NULL;
+    w->rows.len = w->end.len = w->committed.len = 0;
+    RUN_UNTIL(w, w->finished == 2);
+    assert_complete(w);
+}
+
+static void stalled_traverse_makes_room(void **state) {
+    world_t *w = *state;
+    use_snapshot(w);
+    w->config.max_traverses = 1;
+    w->script = not_from_a;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a"});
+    RUN_UNTIL(w, w->step > 0);
+    add_ok(w, (hand_out_t){.token = "b", .pid = 1});
+    RUN_UNTIL(w, w->waited > 0);
+    assert_int_equal(w->packs, w->step); /* none of b's: one snapshot at a time */
+    b_and_then_a_get_through(w);
+}
+
+static void stalled_rows_make_room(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 400;
+    w->config.max_bytes_in_flight = 1; /* one pack at a time, of whichever task */
+    w->script = not_from_a;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a"});
+    RUN_UNTIL(w, w->step > 0);
+    add_ok(w, (hand_out_t){.token = "b", .pid = 1});
+    b_and_then_a_get_through(w);
+}
+
+static bool nothing(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    w->step += r->count > 0;
+    reply(w, call, (answer_t){.code = -1, .msg = "not now"});
+    return true;
+}
+
+static unsigned long long number_in(const char *text, const char *name) {
+    const char *at = strstr(text, fmt("\"%s\": ", name));
+    assert_non_null(at);
+    return strtoull(strchr(at, ':') + 1, NULL, 10);
+}
+
+static void bytes_in_flight_are_limited(void **state) {
+    enum { PARTITIONS = 6, PACK = 256, LIMIT = 4 * PACK }; /* PACK: the buffer of one row */
+    world_t *w = *state;
+    char text[16384];
+    use_snapshot(w);
+    w->config.max_bytes_in_flight = LIMIT;
+    w->config.heartbeat_ms = 5000; /* nobody makes room meanwhile */
+    w->script = nothing;
+    start_collector(w);
+    for (uint32_t pid = 0; pid < PARTITIONS; pid++) add_ok(w, (hand_out_t){.token = fmt("%u", pid), .pid = pid});
+    RUN_UNTIL(w, w->step >= 3);
+    run_for(w, 200);
+    get(w, "/status?format=json", text, sizeof text);
+    /* All of them would hold 12. A worker may be told only afterwards that a row is larger than it was let read. */
+    assert_in_range(number_in(text, "bytes_in_flight"), LIMIT - PACK, LIMIT + 4 * PACK);
+    assert_int_equal(number_in(text, "max_bytes_in_flight"), LIMIT);
+    assert_int_equal(number_in(text, "traverses"), PARTITIONS);
+}
+
+static void large_row_has_the_budget_to_itself(void **state) {
+    world_t *w = *state;
+    w->tid = 1;
+    use_table(w, "case1_simple", "db/1_0"); /* rows of up to 130,000 bytes */
+    w->config.max_pack_size = 4096;
+    w->config.max_bytes_in_flight = 4096;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished);
+    assert_complete(w);
+}
+
+static void reading_keeps_its_rate(void **state) {
+    world_t *w = *state;
+    w->config.max_pack_size = 400;
+    size_t len = expected_len(w);
+    w->config.max_read_rate = len;
+    start_collector(w);
+    add_ok(w, (hand_out_t){0});
+    uint64_t start = osync__mono_ms();
+    RUN_UNTIL(w, w->finished);
+    assert_in_range(osync__mono_ms() - start, 500, LONG_MS); /* at least the rows themselves: 1,000, less the credit */
+    assert_complete(w);
+}
+
+static void who_waits_for_its_turn_can_end(void **state) {
+    world_t *w = *state;
+    use_snapshot(w);
+    w->config.max_traverses = 1;
+    w->config.max_read_rate = 1; /* one job, and then for ever */
+    w->config.heartbeat_ms = 5000;
+    w->script = not_from_a;
+    start_collector(w);
+    add_ok(w, (hand_out_t){.token = "a"});
+    add_ok(w, (hand_out_t){.token = "b", .pid = 1});
+    RUN_UNTIL(w, w->waited > 0);
+    add_ok(w, (hand_out_t){.token = "c", .pid = 1}); /* takes the place of b */
+    stop_collector(w);
+}
+
 static void status_page(void **state) {
     world_t *w = *state;
     char text[8192];
@@ -1865,6 +2005,317 @@ static void closing_at_any_moment(void **state) {
     }
 }
 
+/* ---- direct writing ---- */
+
+/* The rows as CSV. */
+static void add_csv(world_t *w, const uint8_t *rows, size_t len, osync__buf_t *out) {
+    osync_table_t *table = NULL;
+    osync_csv_t *csv = NULL;
+    osync_csv_config_t config;
+    osync_error_t err = {0};
+    osync__buf_t meta = {0};
+    assert_int_equal(osync__buf_reserve(&meta, openmldb__api__table_meta__get_packed_size(w->meta)), 0);
+    meta.len = openmldb__api__table_meta__pack(w->meta, meta.data);
+    assert_int_equal(osync_table_from_meta(&table, meta.data, meta.len, &err), 0);
+    osync_csv_config_init(&config, sizeof config);
+    config.timezone = "UTC";
+    assert_int_equal(osync_csv_new(&csv, table, &config, &err), 0);
+    for (size_t at = 0, size; at < len; at += size) {
+        size = osync__get_u32le(rows + at + 2);
+        if (osync_csv_add(csv, rows + at, size, &err)) fail_msg("%s", err.message);
+    }
+    size_t text_len;
+    const char *text = osync_csv_data(csv, &text_len);
+    assert_int_equal(osync__buf_append(out, text, text_len), 0);
+    osync_csv_free(csv);
+    osync_table_free(table);
+    osync__buf_free(&meta);
+}
+
+/* w->rows, as CSV, against what must come out. */
+static bool all_csv(world_t *w) {
+    osync__buf_t rows = {0}, csv = {0};
+    expect_rows(w, &rows, 0);
+    add_csv(w, rows.data, rows.len, &csv);
+    bool all = w->rows.len >= csv.len;
+    if (all) {
+        assert_int_equal(w->rows.len, csv.len);
+        assert_memory_equal(w->rows.data, csv.data, csv.len);
+    }
+    osync__buf_free(&rows);
+    osync__buf_free(&csv);
+    return all;
+}
+
+/* A new folder; the one before is fenced. */
+static void new_incarnation(world_t *w) {
+    if (w->incarnation[0])
+        assert_int_equal(rename(fmt("%s/%s", w->top, w->incarnation), fmt("%s/%s.fenced", w->top, w->incarnation)), 0);
+    (void)snprintf(w->incarnation, sizeof w->incarnation, "%032d", ++w->incarnations);
+    assert_int_equal(mkdir(fmt("%s/%s", w->top, w->incarnation), 0700), 0);
+}
+
+static size_t staged_now(const world_t *w) {
+    char line[32] = "";
+    FILE *f = popen(fmt("ls %s/%s | wc -l", w->top, w->incarnation), "r");
+    assert_non_null(f);
+    assert_non_null(fgets(line, sizeof line, f));
+    pclose(f);
+    return (size_t)atoi(line);
+}
+
+/* The file of the report becomes a committed one. */
+static void adopt(world_t *w, const send_t *r) {
+    osync__buf_t content = {0}, start = {0};
+    const char *path = fmt("%s/%s/%s", w->top, r->staged->incarnation, r->staged->attempt);
+    assert_int_equal(strlen(r->staged->attempt), 32);
+    assert_int_equal(osync__read_file(path, 1 << 24, &content, NULL), 0);
+    assert_int_equal(content.len, r->staged->bytes);
+    uint64_t lines = 0;
+    for (size_t i = 0; i < content.len; i++) lines += content.data[i] == '\n';
+    assert_int_equal(lines, r->count);
+    assert_int_equal(osync__buf_append(&w->rows, content.data, content.len), 0);
+    assert_int_equal(rename(path, fmt("%s/part-%d", w->top, ++w->adopted)), 0);
+    pack_point(&start, r->start_point);
+    copy(&w->last_start, &start);
+    pack_point(&w->end, r->next_point);
+    commit(w);
+    if (r->finished) w->finished++;
+    osync__buf_free(&content);
+    osync__buf_free(&start);
+}
+
+/* As our scheduler does it; `w->withheld`: nothing is granted. */
+static bool direct(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    osync__buf_t start = {0}, next = {0};
+    char target[] = "file://", zone[] = "UTC";
+    Openmldb__Datasync__StageGrant g = OPENMLDB__DATASYNC__STAGE_GRANT__INIT;
+    size_t len;
+    const uint8_t *rows = osync__rpc_attachment(call, &len);
+    pack_point(&start, r->start_point);
+    pack_point(&next, r->next_point);
+    if (!w->incarnation[0]) new_incarnation(w);
+    char *dir = strdup(fmt("%s/%s", w->top, w->incarnation));
+    g.incarnation = w->incarnation;
+    g.folder = dir;
+    g.target = target;
+    g.csv_timezone = zone;
+    g.has_roll_bytes = g.has_roll_interval_ms = 1;
+    g.roll_bytes = w->roll_bytes;
+    g.roll_interval_ms = w->roll_ms;
+    bool repeat = r->count > 0 && same(&start, &w->last_start) && same(&next, &w->end);
+    answer_t a = {.stage = r->report->stager && !w->withheld ? &g : NULL};
+    if (r->report->stager) {
+        assert_int_equal(strlen(r->report->stager), 32);
+        (void)snprintf(w->stager, sizeof w->stager, "%s", r->report->stager);
+    }
+    if (r->staged) {
+        assert_int_equal(len, 0);
+        assert_non_null(r->report->stager);
+        w->reports++;
+    }
+    if (w->end.len > 0 && !repeat && !same(&start, &w->end)) {
+        w->resumes++;
+        a = (answer_t){.code = -1, .msg = "go on elsewhere", .resume = &w->end, .stage = a.stage};
+    } else if (!repeat && r->staged && strcmp(r->staged->incarnation, w->incarnation)) {
+        a = (answer_t){.code = -1, .msg = "it is fenced", .resume = &w->end, .stage = a.stage};
+    } else if (!repeat && r->staged) {
+        adopt(w, r);
+    } else if (!repeat) {
+        w->attached += len;
+        add_csv(w, rows, len, &w->rows);
+        copy(&w->last_start, &start);
+        copy(&w->end, &next);
+        commit(w);
+        w->finished += r->finished;
+    }
+    bool lost = w->lose && r->staged && w->reports % 2;
+    if (lost)
+        osync__rpc_fail(call, OSYNC__BRPC_EINTERNAL, "the answer is lost");
+    else
+        reply(w, call, a);
+    free(dir);
+    osync__buf_free(&start);
+    osync__buf_free(&next);
+    return true;
+}
+
+static void start_direct(world_t *w) {
+    w->script = direct;
+    w->config.max_pack_size = 400;
+    w->config.heartbeat_ms = 50;
+    w->roll_bytes = 1000;
+    w->roll_ms = NEVER_MS;
+    start_collector(w);
+}
+
+/* Rows come in files alone, each reported once. */
+static void direct_writing(void **state) {
+    world_t *w = *state;
+    start_direct(w);
+    add_ok(w, (hand_out_t){.direct = true});
+    RUN_UNTIL(w, w->finished && !exists(folder(w)));
+    assert_true(all_csv(w));
+    assert_int_equal(w->attached, 0);
+    assert_int_equal(w->reports, w->adopted);
+    assert_true(w->adopted > 3);
+    assert_int_equal(staged_now(w), 0);
+}
+
+static void direct_writing_needs_both_sides(void **state) {
+    world_t *w = *state;
+    start_direct(w);
+    add_ok(w, (hand_out_t){0});
+    RUN_UNTIL(w, w->finished && !exists(folder(w)));
+    assert_int_equal(w->stager[0], 0);
+    stop_collector(w);
+    w->rows.len = w->end.len = w->last_start.len = 0;
+    w->config.data_path = "proxy";
+    start_direct(w);
+    add_ok(w, (hand_out_t){.direct = true});
+    RUN_UNTIL(w, w->finished == 2);
+    assert_int_equal(w->stager[0], 0);
+    assert_true(all_csv(w));
+    assert_int_equal(w->adopted, 0);
+}
+
+/* The same file is reported until there is an answer. */
+static void direct_lost_answers(void **state) {
+    world_t *w = *state;
+    w->lose = true;
+    start_direct(w);
+    add_ok(w, (hand_out_t){.direct = true});
+    RUN_UNTIL(w, w->finished && !exists(folder(w)));
+    assert_true(all_csv(w));
+    assert_int_equal(w->reports, 2 * w->adopted);
+    assert_int_equal(w->resumes, 0);
+}
+
+/* Rows are staged, and not reported yet: then the folder is another one, and it is no fault of this collector's. */
+static void direct_fenced(void **state) {
+    world_t *w = *state;
+    start_direct(w);
+    w->roll_bytes = 1 << 20;
+    w->roll_ms = 300;
+    add_ok(w, (hand_out_t){.mode = 2, .direct = true});
+    for (int i = 0; i < 3; i++) {
+        RUN_UNTIL(w, w->incarnation[0] && staged_now(w) > 0);
+        new_incarnation(w);
+        run_for(w, (unsigned)i * 100);
+    }
+    RUN_UNTIL(w, all_csv(w));
+    assert_int_equal(w->attached, 0);
+    assert_string_equal(w->reason, "");
+    assert_int_equal(staged_now(w), 0);
+}
+
+/* A report comes too late: what it tells of is fenced, and its rows are read again. */
+static bool fence_reports(world_t *w, osync__rpc_call_t *call, const send_t *r) {
+    if (r->staged && w->step++ % 2 == 0) {
+        if (w->end.len == 0) pack_point(&w->end, r->start_point);
+        new_incarnation(w);
+    }
+    return direct(w, call, r);
+}
+
+static void direct_report_is_void(void **state) {
+    world_t *w = *state;
+    start_direct(w);
+    w->script = fence_reports;
+    add_ok(w, (hand_out_t){.direct = true});
+    RUN_UNTIL(w, w->finished && !exists(folder(w)));
+    assert_true(all_csv(w));
+    assert_int_equal(w->attached, 0);
+    assert_true(w->step > w->adopted);
+}
+
+/* What isn't granted any more is removed, as nobody was told of it, and its rows go in attachments. */
+static void direct_grant_ends(void **state) {
+    world_t *w = *state;
+    start_direct(w);
+    w->roll_bytes = 1 << 20;
+    add_ok(w, (hand_out_t){.mode = 2, .direct = true});
+    RUN_UNTIL(w, w->incarnation[0] && staged_now(w) > 0);
+    w->withheld = true;
+    RUN_UNTIL(w, all_csv(w));
+    assert_true(w->attached > 0);
+    assert_int_equal(w->adopted, 0);
+    RUN_UNTIL(w, staged_now(w) == 0);
+}
+
+/* It can't write: after some tries its rows go in attachments, and it says why. */
+static void direct_writing_fails(void **state) {
+    world_t *w = *state;
+    start_direct(w);
+    new_incarnation(w);
+    assert_int_equal(rmdir(fmt("%s/%s", w->top, w->incarnation)), 0);
+    shell(fmt(": > %s/%s", w->top, w->incarnation));
+    add_ok(w, (hand_out_t){.mode = 2, .direct = true});
+    RUN_UNTIL(w, all_csv(w));
+    assert_true(w->attached > 0);
+    RUN_UNTIL(w, strstr(w->reason, "this collector can't write to file://: "));
+    assert_non_null(strstr(w->reason, "; its rows go by way of the scheduler"));
+}
+
+/* Rows before an error are delivered first. */
+static void direct_rows_before_an_error(void **state) {
+    world_t *w = *state;
+    size_t lengths[2];
+    w->tid = 1;
+    use_table(w, "case1_simple", "db/1_0");
+    w->config.max_body_size = 100000;
+    for (int proxy = 0; proxy < 2; proxy++) {
+        start_direct(w);
+        w->roll_bytes = 1 << 20;
+        add_ok(w, (hand_out_t){.direct = !proxy});
+        RUN_UNTIL(w, w->failed);
+        assert_int_equal(w->attached > 0, proxy);
+        lengths[proxy] = w->rows.len;
+        stop_collector(w);
+        osync__rmtree(folder(w), NULL);
+        w->failed = false;
+        w->rows.len = w->end.len = w->last_start.len = w->committed.len = 0;
+    }
+    assert_true(lengths[0] > 0);
+    assert_int_equal(lengths[0], lengths[1]);
+}
+
+/* No two starts of a collector write in one folder. */
+static void direct_stager_is_new_with_each_start(void **state) {
+    world_t *w = *state;
+    char before[sizeof w->stager];
+    start_direct(w);
+    w->roll_bytes = 1 << 20;
+    add_ok(w, (hand_out_t){.mode = 2, .direct = true});
+    RUN_UNTIL(w, w->incarnation[0] && staged_now(w) > 0);
+    memcpy(before, w->stager, sizeof before);
+    stop_collector(w);
+    new_incarnation(w);
+    start_direct(w);
+    w->roll_ms = 100;
+    RUN_UNTIL(w, strcmp(w->stager, before) != 0); /* the stored task knows that it may write */
+    RUN_UNTIL(w, all_csv(w));
+    assert_int_equal(w->attached, 0);
+}
+
+static void direct_closing_at_any_moment(void **state) {
+    world_t *w = *state;
+    for (int i = 0; i < 40; i++) {
+        start_direct(w);
+        w->lose = i % 3 == 0;
+        w->withheld = i % 7 == 6;
+        send_add(w, (hand_out_t){.token = fmt("t%d", i), .mode = 2, .direct = true});
+        for (int k = 0; k < i * 6; k++) uv_run(&w->loop, UV_RUN_NOWAIT);
+        if (i % 4 == 1) send_add(w, (hand_out_t){.token = fmt("u%d", i), .mode = 2, .direct = true});
+        for (int k = 0; k < 2 * i; k++) uv_run(&w->loop, UV_RUN_ONCE);
+        if (i % 5 == 4) new_incarnation(w);
+        for (int k = 0; k < i; k++) uv_run(&w->loop, UV_RUN_ONCE);
+        stop_collector(w);
+        w->rows.len = w->end.len = w->last_start.len = w->committed.len = 0;
+        osync__rmtree(folder(w), NULL);
+    }
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, make_world, drop_world)
 
 int main(void) {
@@ -1922,9 +2373,25 @@ int main(void) {
         T(full_disk_is_waited_for),
         T(copied_partition_goes_on_when_handed_out_again),
         T(data_folder_belongs_to_one),
+        T(stalled_traverse_makes_room),
+        T(stalled_rows_make_room),
+        T(bytes_in_flight_are_limited),
+        T(large_row_has_the_budget_to_itself),
+        T(reading_keeps_its_rate),
+        T(who_waits_for_its_turn_can_end),
         T(status_page),
         T(bad_configuration),
         T(closing_at_any_moment),
+        T(direct_writing),
+        T(direct_writing_needs_both_sides),
+        T(direct_lost_answers),
+        T(direct_fenced),
+        T(direct_report_is_void),
+        T(direct_grant_ends),
+        T(direct_writing_fails),
+        T(direct_rows_before_an_error),
+        T(direct_stager_is_new_with_each_start),
+        T(direct_closing_at_any_moment),
     };
     if (getenv("OSYNC_TEST_LOG")) osync_log_set(osync_log_stderr, NULL, OSYNC_LOG_DEBUG);
     return cmocka_run_group_tests(tests, NULL, NULL);

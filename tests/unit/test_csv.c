@@ -237,6 +237,27 @@ static void strings(void **state) {
     }
 }
 
+/* Long strings are looked at eight bytes at a time: what a byte becomes doesn't depend on where it is. */
+static void every_byte_at_every_place(void **state) {
+    (void)state;
+    for (unsigned byte = 0; byte < 256; byte++) {
+        char alone = (char)byte;
+        char *one = text_of("UTC", STRING, (row_value_t){.text = &alone, .text_len = 1});
+        one[strlen(one) - 1] = 0;
+        for (int place = 0; place < 20; place++) {
+            char text[20], want[64];
+            memset(text, 'x', sizeof text);
+            text[place] = alone;
+            (void)snprintf(want, sizeof want, "\"%.*s%s%.*s\"", place, "xxxxxxxxxxxxxxxxxxxx", one + 1, 19 - place,
+                           "xxxxxxxxxxxxxxxxxxxx");
+            char *got = text_of("UTC", STRING, (row_value_t){.text = text, .text_len = sizeof text});
+            assert_string_equal(got, want);
+            free(got);
+        }
+        free(one);
+    }
+}
+
 static void added_columns_are_null_in_older_rows(void **state) {
     (void)state;
     static const int types[] = {INT, STRING, BIGINT, STRING};
@@ -350,6 +371,25 @@ static void machines_zone(void **state) {
         assert_int_equal(osync__timezone_load(&zone, NULL, &err), OSYNC_ECONFIG);
         if (!strstr(err.message, bad[i])) fail_msg("\"%s\" doesn't name \"%s\"", err.message, bad[i]);
     }
+    /* Another machine can be told a name, but neither a rule nor a file. */
+    static const struct {
+        const char *tz, *name;
+    } names[] = {{"Asia/Shanghai", "Asia/Shanghai"},
+                 {":Europe/Dublin", "Europe/Dublin"},
+                 {"UTC", "UTC"},
+                 {"", "UTC"},
+                 {"CST-8", NULL},
+                 {"/usr/share/zoneinfo/Asia/Shanghai", NULL},
+                 {"Nowhere/Town", NULL},
+                 {"../zoneinfo/UTC", NULL}};
+    char name[64];
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        assert_int_equal(setenv("TZ", names[i].tz, 1), 0);
+        assert_int_equal(osync__timezone_name(name, sizeof name), names[i].name ? 0 : OSYNC_ENOENT);
+        if (names[i].name) assert_string_equal(name, names[i].name);
+    }
+    assert_int_equal(setenv("TZ", "Asia/Shanghai", 1), 0);
+    assert_int_equal(osync__timezone_name(name, 4), OSYNC_ENOENT);
     assert_int_equal(unsetenv("TZ"), 0);
     assert_int_equal(osync__timezone_load(&zone, NULL, &err), 0);
     osync__timezone_free(zone);
@@ -414,6 +454,7 @@ int main(void) {
         cmocka_unit_test(floats_as_java_prints_them),
         cmocka_unit_test(integers),
         cmocka_unit_test(strings),
+        cmocka_unit_test(every_byte_at_every_place),
         cmocka_unit_test(added_columns_are_null_in_older_rows),
         cmocka_unit_test(zones_by_transitions_and_by_rule),
         cmocka_unit_test(unknown_zones_are_refused),

@@ -129,7 +129,7 @@ struct kept {
 };
 
 /* Wrong worlds, in which a rule of the protocol is broken: the tests must see it. */
-enum mutant { SOUND, LATE_FENCE, VERSION_ONLY };
+enum mutant { SOUND, LATE_FENCE, VERSION_ONLY, STAGER_DELETES };
 
 enum consumer { NOBODY, TAKES_ALL, LEAVES_NEWEST };
 
@@ -137,6 +137,8 @@ struct world {
     osync_sink_t sink;
     kept_t kept, other;
     enum mutant mutant;
+    uint64_t deletes_after; /* requests: STAGER_DELETES */
+    bool direct;            /* the owners have stagers that write some of the files */
     uv_loop_t loop;
     uv_timer_t turn, tick;
     node_t *nodes;
@@ -681,10 +683,25 @@ static void release(world_t *w, bool unknown) {
     while (w->held) release_one(w, w->held, unknown);
 }
 
-/* An owner: appends rows from where he is told to, and commits. */
+/* An owner: appends rows from where he is told to, and commits. With direct writing some rows go in files that his
+ * stager writes. In the middle of one a second stager takes the place of the first, who doesn't know. */
+
+typedef struct stager {
+    struct owner *o;
+    char name[33], incarnation[33], attempt[33], path[256];
+    bool busy;
+    osync_sink_file_t *file;
+    int from, rows;
+    osync__buf_t data;
+} stager_t;
 
 typedef struct owner {
     osync__delivery_t *d;
+    world_t *w;
+    stager_t stagers[2];
+    int stager;     /* the one that has the partition */
+    bool regranted; /* and has asked */
+    uint64_t adopted;
     bool ready, failed, appending, flushing, closed, flush_at_end, troubled;
     unsigned rewinds;
     int pos, committed;
@@ -742,6 +759,113 @@ static void on_flushed(void *arg, int status, const osync_error_t *err) {
     assert_true(status == 0 || status == OSYNC_EAGAIN || status == OSYNC_ECANCELED);
     o->flushing = false;
 }
+
+/* Whatever went wrong: what he has never reported he may remove. */
+static void on_voided(void *arg, int status, const osync_error_t *err) {
+    ((stager_t *)arg)->busy = false;
+}
+static void on_stage_aborted(void *arg, int status, const osync_error_t *err) {
+    stager_t *s = arg;
+    s->file = NULL;
+    assert_int_equal(s_remove(&s->o->w->sink, s->path, false, on_voided, s), 0);
+}
+static void on_adopted(void *arg, int status, const osync_error_t *err) {
+    stager_t *s = arg;
+    owner_t *o = s->o;
+    on_appended(o, status, err);
+    s->busy = false;
+    if (status) return; /* A13: he doesn't touch it any more */
+    o->pos += s->rows - 1;
+    assert_int_equal(o->pos, s->from + s->rows);
+    assert_int_equal(o->committed, o->pos);
+    o->adopted++;
+}
+static void on_stage_finished(void *arg, int status, const osync_error_t *err) {
+    stager_t *s = arg;
+    owner_t *o = s->o;
+    char start[16], end[16];
+    int n = snprintf(start, sizeof start, "%d", s->from), m = snprintf(end, sizeof end, "%d", s->from + s->rows);
+    int rc = OSYNC_ECLOSED;
+    s->file = NULL;
+    if (!status && o->d && !o->appending)
+        rc = osync__delivery_adopt(o->d, s->incarnation, s->attempt, s->data.len, (uint64_t)s->rows, start, (size_t)n,
+                                   end, (size_t)m, on_adopted, s);
+    if (rc) {
+        on_stage_aborted(s, 0, NULL);
+        return;
+    }
+    if (o->regranted) assert_ptr_equal(s, &o->stagers[1]);
+    o->appending = true;
+    if (o->w->mutant == STAGER_DELETES && s->from == 8) {
+        request_t r = {.kind = REMOVE, .w = o->w};
+        memcpy(r.path, s->path, sizeof r.path);
+        later(o->w, &r, o->w->deletes_after, false);
+        o->w->mutant = SOUND; /* once */
+    }
+}
+static void on_stage_written(void *arg, int status, const osync_error_t *err) {
+    stager_t *s = arg;
+    if (status)
+        s_abort(s->file, on_stage_aborted, s);
+    else
+        assert_int_equal(s_finish(s->file, on_stage_finished, s), 0);
+}
+static bool stage(owner_t *o, int rows);
+
+static void on_stage_created(void *arg, int status, const osync_error_t *err) {
+    stager_t *s = arg;
+    owner_t *o = s->o;
+    if (s->from >= 8 && o->stager == 0 && o->d && o->ready) {
+        o->stager = 1;
+        (void)stage(o, ROWS);
+    }
+    if (status == OSYNC_ENOENT) *s->name = 0; /* the folder is gone: under another name he gets another */
+    if (status)
+        s_abort(s->file, on_stage_aborted, s);
+    else
+        assert_int_equal(s_write(s->file, s->data.data, s->data.len, on_stage_written, s), 0);
+}
+/* True if he began something. */
+static bool stage(owner_t *o, int rows) {
+    stager_t *s = &o->stagers[o->stager];
+    osync__buf_t folder = {0};
+    const char *incarnation = NULL;
+    if (s->busy) return false;
+    s->o = o;
+    if (!*s->name) osync__random_hex(s->name, 16);
+    int rc = osync__delivery_grant(o->d, s->name, &incarnation, &folder);
+    if (rc == OSYNC_ECONFLICT) {
+        o->regranted = o->stager == 1;
+        o->ready = false;
+        osync__delivery_regrant(o->d);
+    }
+    if (rc) {
+        osync__buf_free(&folder);
+        return rc == OSYNC_ECONFLICT;
+    }
+    char attempt[33];
+    osync__random_hex(attempt, 16);
+    memcpy(s->attempt, attempt, sizeof attempt);
+    snprintf(s->incarnation, sizeof s->incarnation, "%s", incarnation);
+    snprintf(s->path, sizeof s->path, "%s/%s", (const char *)folder.data, attempt);
+    osync__buf_free(&folder);
+    s->from = o->pos;
+    s->rows = rows - s->from < 3 ? rows - s->from : 3;
+    s->data.len = 0;
+    for (int i = s->from; i < s->from + s->rows; i++) {
+        char row[32];
+        assert_int_equal(osync__buf_append(&s->data, row, row_of(i, row)), 0);
+    }
+    s->busy = true;
+    assert_int_equal(s_create(&o->w->sink, s->path, &s->file, on_stage_created, s), 0);
+    return true;
+}
+static bool is_gone(owner_t *o) {
+    if (!o->closed || o->stagers[0].busy || o->stagers[1].busy) return false;
+    for (int i = 0; i < 2; i++) osync__buf_free(&o->stagers[i].data);
+    return true;
+}
+
 static void on_closed(void *arg) {
     owner_t *o = arg;
     assert_false(o->appending);
@@ -778,11 +902,13 @@ static void owner_make(owner_t *o, const osync__delivery_config_t *config) {
 static void owner_start(owner_t *o, world_t *w) {
     osync__delivery_config_t config = config_of(&w->loop, &w->sink, &w->kept.store, "/d", o);
     owner_make(o, &config);
+    o->w = w;
     osync__delivery_start(o->d);
 }
 /* True if he began something. */
 static bool drive(owner_t *o, int rows) {
     if (!o->d || !o->ready || o->appending) return false;
+    if (o->w && o->w->direct && o->pos < rows && o->pos % 8 < 4) return stage(o, rows);
     if (o->pos < rows) {
         size_t len = row_of(o->pos, o->row);
         int n = snprintf(o->start, sizeof o->start, "%d", o->pos);
@@ -820,8 +946,7 @@ static void turn(world_t *w, owner_t *a, owner_t *b) {
 static void owner_close(world_t *w, owner_t *o) {
     if (!o->d) return;
     osync__delivery_close(o->d, on_closed, o);
-    release(w, true);
-    RUN_UNTIL(w, NULL, NULL, o->closed);
+    RUN_UNTIL(w, NULL, NULL, (release(w, true), is_gone(o)));
 }
 
 static void expected_of(osync__buf_t *out, int rows) {
@@ -860,7 +985,7 @@ static void audit(world_t *w) {
 
 static void remove_and_audit(world_t *w, owner_t *o) {
     osync__delivery_remove(o->d, on_closed, o);
-    RUN_UNTIL(w, NULL, NULL, o->closed);
+    RUN_UNTIL(w, NULL, NULL, is_gone(o));
     run_late(w, true); /* an empty folder may come back by a late request, but nothing is published */
     assert_false(w->kept.has_value);
     audit(w);
@@ -873,13 +998,14 @@ typedef struct history {
     size_t n_faults;
     enum consumer consumer;
     uint64_t wake_after;
-    bool wake_unknown;
+    bool wake_unknown, direct;
 } history_t;
 
 static void play(const history_t *h, uint64_t made[N_OUTCOMES], uint64_t *count, enum kind *kinds) {
     world_t *w = world_new();
     owner_t a = {0}, b = {0};
     w->consumer = h->consumer;
+    w->direct = h->direct;
     if (h->n_faults) memcpy(w->plan, h->faults, h->n_faults * sizeof w->plan[0]);
     w->n_plan = h->n_faults;
     owner_start(&a, w);
@@ -927,11 +1053,25 @@ static void print_made(const char *what, uint64_t histories, const uint64_t made
         printf(" %s %" PRIu64 "%s", outcome_names[i], made[i], i + 1 < N_OUTCOMES ? "," : "\n");
 }
 
+/* Whoever was replaced in the middle of a file isn't heard any more; and all of that happens in these tests. */
+static void test_replaced_stager(void **state) {
+    world_t *w = world_new();
+    owner_t a = {0};
+    w->direct = true;
+    owner_start(&a, w);
+    RUN_UNTIL(w, &a, NULL, is_done(&a));
+    assert_true(a.regranted);
+    assert_int_equal(a.adopted, 6);
+    assert_int_equal(a.rewinds, 2); /* the start, and the new folder */
+    remove_and_audit(w, &a);
+    world_free(w);
+}
+
 /* Every request of a whole run, every outcome, dead or only asleep. */
-static void every_step(enum consumer consumer) {
+static void every_step(enum consumer consumer, bool direct) {
     static enum kind kinds[4096];
     uint64_t steps, histories = 0, made[N_OUTCOMES] = {0};
-    play(&(history_t){.consumer = consumer}, made, &steps, kinds);
+    play(&(history_t){.consumer = consumer, .direct = direct}, made, &steps, kinds);
     uint64_t seen = 0;
     for (uint64_t i = 0; i < steps; i++) seen |= 1u << kinds[i];
     /* A run without trouble takes every step but those of recovery. */
@@ -942,47 +1082,61 @@ static void every_step(enum consumer consumer) {
             static const uint64_t delays[] = {1, 6, 15, 1000};
             static const uint64_t wakes[] = {0, 3, 9, 14, 100000};
             bool is_late = o == LATE || o == DOUBLE || o == DIE_LATE;
-            for (size_t i = 0; i < (is_late ? 4 : 1); i++) {
-                for (size_t j = 0; j < (o >= DIE ? 5 : 1); j++) {
+            for (size_t i = direct && is_late ? 1 : 0; i < (is_late ? 4 : 1); i += 1 + direct) {
+                for (size_t j = 0; j < (o >= DIE ? 5 : 1); j += 1 + direct) {
                     fault_t f = {.at = at, .outcome = o, .delay = delays[i]};
-                    play(&(history_t){&f, 1, consumer, wakes[j], (at + j) % 2 == 0}, made, NULL, NULL);
+                    play(&(history_t){&f, 1, consumer, wakes[j], (at + j) % 2 == 0, direct}, made, NULL, NULL);
                     histories++;
                 }
             }
         }
     }
-    print_made(consumer ? "every step, with a consumer" : "every step", histories, made);
+    print_made(direct     ? "every step, direct"
+               : consumer ? "every step, with a consumer"
+                          : "every step",
+               histories, made);
 }
 
 /* Every request of a recovery, and of what follows it, after a publication that failed in every way. */
-static void test_every_step_of_recovery(void **state) {
+static void every_step_of_recovery(bool direct) {
     static enum kind kinds[4096];
     uint64_t steps, publish = 0, histories = 0, made[N_OUTCOMES] = {0};
-    play(&(history_t){0}, NULL, &steps, kinds);
+    play(&(history_t){.direct = direct}, NULL, &steps, kinds);
     while (kinds[publish] != FINISH || kinds[publish + 4] != RENAME) publish++; /* not the probe's */
     publish += 4;
     for (enum outcome first = REFUSED; first < N_OUTCOMES; first++) {
         for (uint64_t at = publish - 1; at < publish + 40; at++) {
             for (enum outcome second = REFUSED; second < N_OUTCOMES; second++) {
                 if (first >= DIE && second >= DIE) continue; /* somebody must live */
+                if (direct && (first + at + second) % 2) continue;
                 static const uint64_t wakes[] = {0, 12};
-                for (size_t i = 0; i < 4; i += 3) {
+                for (size_t i = direct ? 3 : 0; i < 4; i += 3) {
                     fault_t f[2] = {{publish, first, i % 2 ? 20 : 5}, {at, second, i % 2 ? 8 : 50}};
                     if (at == publish) f[1].at = publish + 41;
-                    play(&(history_t){f, 2, i == 3 ? TAKES_ALL : NOBODY, wakes[i / 2], i % 2}, made, NULL, NULL);
+                    play(&(history_t){f, 2, i == 3 ? TAKES_ALL : NOBODY, wakes[i / 2], i % 2, direct}, made, NULL,
+                         NULL);
                     histories++;
                 }
             }
         }
     }
-    print_made("every step of recovery", histories, made);
+    print_made(direct ? "every step of recovery, direct" : "every step of recovery", histories, made);
+}
+static void test_every_step_of_recovery(void **state) {
+    every_step_of_recovery(false);
+}
+static void test_every_step_of_recovery_direct(void **state) {
+    every_step_of_recovery(true);
 }
 
 static void test_every_step(void **state) {
-    every_step(NOBODY);
+    every_step(NOBODY, false);
 }
 static void test_every_step_consumed(void **state) {
-    every_step(TAKES_ALL);
+    every_step(TAKES_ALL, false);
+}
+static void test_every_step_direct(void **state) {
+    every_step(TAKES_ALL, true);
 }
 
 static uint64_t seed_next(uint64_t *s) {
@@ -1009,7 +1163,7 @@ static void test_soak(void **state) {
         }
         bool zombie = seed_next(&s) % 2;
         play(&(history_t){faults, n, seed_next(&s) % 2 ? TAKES_ALL : NOBODY, zombie ? 1 + seed_next(&s) % 120 : 0,
-                          seed_next(&s) % 2},
+                          seed_next(&s) % 2, h % 2},
              made, NULL, NULL);
     }
     print_made("soak", histories, made);
@@ -1024,13 +1178,14 @@ typedef struct loss {
     fault_t first;       /* of the first owner; the store is lost right after it. FINE: he just goes on */
     fault_t second;      /* of the new one, counted from there; FINE: none */
     uint64_t wake_after; /* 0: who doesn't get an answer is dead */
-    bool wake_unknown;
+    bool wake_unknown, direct;
 } loss_t;
 
 static void rebuilder_start(owner_t *o, world_t *w, kept_t *kept) {
     osync__delivery_config_t config = config_of(&w->loop, &w->sink, &kept->store, "/d", o);
     config.rebuild = config.start_over = true;
     owner_make(o, &config);
+    o->w = w;
     osync__delivery_start(o->d);
 }
 static bool is_over(const owner_t *o) {
@@ -1060,6 +1215,7 @@ static bool play_loss(const loss_t *h, enum mutant mutant, uint64_t made[N_OUTCO
     kept_t *kept = h->how == LOST ? &w->kept : &w->other;
     w->consumer = h->consumer;
     w->mutant = mutant;
+    w->direct = h->direct;
     w->plan[0] = h->first;
     w->n_plan = 1;
     owner_start(&o[0], w);
@@ -1095,7 +1251,7 @@ static bool play_loss(const loss_t *h, enum mutant mutant, uint64_t made[N_OUTCO
     if (mutant == SOUND) {
         audit(w);
         osync__delivery_remove(last->d, on_closed, last);
-        RUN_UNTIL(w, NULL, NULL, last->closed);
+        RUN_UNTIL(w, NULL, NULL, is_gone(last));
         assert_false(kept->has_value);
         run_late(w, true);
         audit(w);
@@ -1126,7 +1282,7 @@ static void test_loss_at_every_step(void **state) {
     uint64_t steps = steps_of_run(kinds), histories = 0, made[N_OUTCOMES] = {0};
     for (uint64_t at = 0; at < steps; at++) {
         for (int k = 0; k < 4; k++) {
-            loss_t h = {.how = k % 2 ? LOST : ELSEWHERE, .consumer = k < 2 ? NOBODY : LEAVES_NEWEST};
+            loss_t h = {.how = k % 2 ? LOST : ELSEWHERE, .consumer = k < 2 ? NOBODY : LEAVES_NEWEST, .direct = at % 2};
             h.first = (fault_t){.at = at};
             (void)play_loss(&h, SOUND, made);
             histories++;
@@ -1174,7 +1330,8 @@ static void test_loss_soak(void **state) {
     uint64_t histories = text ? strtoull(text, NULL, 10) : 2000;
     for (uint64_t i = 1; i <= histories; i++) {
         uint64_t s = i * 0x9e3779b97f4a7c15u;
-        loss_t h = {.how = seed_next(&s) % 2 ? LOST : ELSEWHERE,
+        loss_t h = {.direct = i % 2,
+                    .how = seed_next(&s) % 2 ? LOST : ELSEWHERE,
                     .consumer = seed_next(&s) % 2 ? LEAVES_NEWEST : NOBODY,
                     .first = {seed_next(&s) % 50, (enum outcome)(seed_next(&s) % N_OUTCOMES), 1 + seed_next(&s) % 40},
                     .second = {seed_next(&s) % 60, (enum outcome)(seed_next(&s) % N_OUTCOMES), 1 + seed_next(&s) % 40},
@@ -1226,19 +1383,41 @@ static void test_stale_cas(void **state) {
     assert_true(tried >= 7);
 }
 
-/* Worlds in which a rule is broken: a fence that is done after the look only, and a store that compares versions only.
- * Each must be caught, or the tests above prove nothing. */
+/* A13: a stager that gives a file up that he has reported, and removes it. */
+static unsigned stager_deletes(void) {
+    unsigned wrong = 0;
+    for (uint64_t delay = 0; delay < 16; delay++) {
+        world_t *w = world_new();
+        owner_t a = {0};
+        osync__buf_t all = {0};
+        w->direct = true;
+        w->mutant = STAGER_DELETES;
+        w->deletes_after = delay;
+        owner_start(&a, w);
+        RUN_UNTIL(w, &a, NULL, is_done(&a));
+        wrong += !is_exact(w, &all);
+        owner_close(w, &a);
+        osync__buf_free(&all);
+        world_free(w);
+    }
+    return wrong;
+}
+
+/* Worlds in which a rule is broken: a fence that is done after the look only, a store that compares versions only, a
+ * stager that removes what he has reported. Each must be caught, or the tests above prove nothing. */
 static void test_mutants(void **state) {
-    unsigned late = 0, version, tried = 0;
+    unsigned late = 0, version, tried = 0, deletes = stager_deletes();
     for (uint64_t at = 20; at < 50; at++) {
         loss_t h = {.how = ELSEWHERE, .consumer = LEAVES_NEWEST, .first.at = at};
         late += !play_loss(&h, LATE_FENCE, NULL);
     }
     version = stale_cas(VERSION_ONLY, &tried);
-    printf("mutants: late fence: wrong in %u of 30 histories; version only: %u of %u stale changes accepted\n", late,
-           version, tried);
+    printf("mutants: late fence: wrong in %u of 30 histories; version only: %u of %u stale changes accepted; stager "
+           "deletes: wrong in %u of 16\n",
+           late, version, tried, deletes);
     assert_int_not_equal(late, 0);
     assert_int_not_equal(version, 0);
+    assert_int_not_equal(deletes, 0);
 }
 
 /* Whoever still has the store that the other one did without is told, once, and stops; his delete leaves the other's
@@ -1562,9 +1741,11 @@ static void test_no_way_back(void **state) {
 
 /* The owner closes, rewinds, or removes the partition at every step. */
 static void test_close_at_every_step(void **state) {
-    for (uint64_t at = 0; at < 110; at++) {
+    for (uint64_t i = 0; i < 260; i++) {
+        uint64_t at = i / 2;
         world_t *w = world_new();
         owner_t a = {0}, b = {0};
+        w->direct = i % 2;
         owner_start(&a, w);
         RUN_UNTIL(w, &a, NULL, w->count >= at || is_done(&a));
         owner_close(w, &a);
@@ -1575,9 +1756,11 @@ static void test_close_at_every_step(void **state) {
     }
 }
 static void test_rewind_at_every_step(void **state) {
-    for (uint64_t at = 0; at < 110; at++) {
+    for (uint64_t i = 0; i < 260; i++) {
+        uint64_t at = i / 2;
         world_t *w = world_new();
         owner_t a = {0};
+        w->direct = i % 2;
         owner_start(&a, w);
         RUN_UNTIL(w, &a, NULL, w->count >= at || is_done(&a));
         unsigned rewinds = a.rewinds;
@@ -1591,10 +1774,12 @@ static void test_rewind_at_every_step(void **state) {
     }
 }
 static void test_remove_at_every_step(void **state) {
-    for (uint64_t at = 0; at < 110; at++) {
+    for (uint64_t i = 0; i < 260; i++) {
+        uint64_t at = i / 2;
         world_t *w = world_new();
         owner_t a = {0};
         node_t *n;
+        w->direct = i % 2;
         owner_start(&a, w);
         RUN_UNTIL(w, &a, NULL, w->count >= at || is_done(&a));
         osync__delivery_remove(a.d, on_closed, &a);
@@ -1604,7 +1789,7 @@ static void test_remove_at_every_step(void **state) {
             w->plan[1] = (fault_t){.at = w->count + 1 + at % 7, .outcome = LOST_ANSWER};
             w->n_plan = 2;
         }
-        RUN_UNTIL(w, NULL, NULL, a.closed);
+        RUN_UNTIL(w, NULL, NULL, is_gone(&a));
         assert_false(w->kept.has_value);
         size_t files = 0;
         DL_FOREACH(w->nodes, n) {
@@ -1631,6 +1816,129 @@ static void test_remove_without_start(void **state) {
     owner_close(w, &a);
     audit(w);
     world_free(w);
+}
+
+#define STAGER "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define OTHER  "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+#define NAME   "cccccccccccccccccccccccccccccccc"
+
+static void stage_by_hand(world_t *w, const osync__buf_t *folder, const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", (const char *)folder->data, name);
+    node_t *n = add(w, path, false);
+    set(&n->data, text, strlen(text));
+    n->complete = true;
+}
+
+static int adopt(owner_t *o, const char *incarnation, const char *name, uint64_t bytes, const char *start,
+                 const char *end) {
+    int rc = osync__delivery_adopt(o->d, incarnation, name, bytes, 2, start, strlen(start), end, strlen(end),
+                                   on_appended, o);
+    o->appending = o->appending || rc == 0;
+    return rc;
+}
+
+/* What the interface of direct writing promises, one by one. */
+static void test_adopt(void **state) {
+    world_t *w = world_new();
+    owner_t a = {0}, b = {0};
+    osync__buf_t folder = {0}, former = {0};
+    const char *incarnation = NULL;
+    char first[33];
+    owner_start(&a, w);
+    assert_int_equal(osync__delivery_grant(a.d, STAGER, &incarnation, &folder), OSYNC_EAGAIN);
+    RUN_UNTIL(w, NULL, NULL, a.ready);
+    assert_int_equal(adopt(&a, NAME, NAME, 12, "0", "2"), OSYNC_EAGAIN); /* it is nobody's yet */
+    assert_int_equal(osync__delivery_grant(a.d, "x", &incarnation, &folder), OSYNC_EINVAL);
+    assert_int_equal(osync__delivery_grant(a.d, STAGER "a", &incarnation, &folder), OSYNC_EINVAL);
+    assert_int_equal(osync__delivery_grant(a.d, STAGER, &incarnation, &folder), 0);
+    assert_true(find(w, (const char *)folder.data)->dir);
+    assert_string_equal(strrchr((const char *)folder.data, '/') + 1, incarnation);
+    memcpy(first, incarnation, sizeof first);
+    assert_int_equal(osync__delivery_grant(a.d, OTHER, &incarnation, &former), OSYNC_ECONFLICT);
+    assert_int_equal(osync__delivery_grant(a.d, STAGER, &incarnation, &former), 0);
+    assert_string_equal(incarnation, first);
+
+    /* rows that were appended before come first, in a file of their own */
+    RUN_UNTIL(w, &a, NULL, a.pos == 2);
+    stage_by_hand(w, &folder, NAME, "row 2\n");
+    assert_int_equal(adopt(&a, first, NAME, 6, "0", "4"), OSYNC_EINVAL); /* A14 */
+    assert_int_equal(adopt(&a, OTHER, NAME, 6, "2", "4"), OSYNC_EAGAIN);
+    assert_int_equal(adopt(&a, first, "../x", 6, "2", "4"), OSYNC_EINVAL);
+    assert_int_equal(adopt(&a, first, NAME, 0, "2", "4"), OSYNC_EINVAL);
+    assert_int_equal(adopt(&a, first, NAME, 6, "2", "4"), 0);
+    assert_int_equal(adopt(&a, first, NAME, 6, "2", "4"), OSYNC_EINVAL); /* one at a time */
+    osync__delivery_totals_t totals;
+    osync__delivery_totals(a.d, &totals);
+    assert_true(totals.staged_rows == 2 && totals.rows == 0);
+    RUN_UNTIL(w, NULL, NULL, !a.appending);
+    assert_int_equal(a.committed, 4);
+    osync__delivery_totals(a.d, &totals);
+    assert_true(totals.files == 2 && totals.rows == 4 && totals.bytes == 18 && totals.staged_bytes == 0);
+    a.pos = 4;
+
+    /* another stager gets another folder; what was appended is read again */
+    drive(&a, ROWS);
+    RUN_UNTIL(w, NULL, NULL, !a.appending);
+    assert_int_equal(a.pos, 5);
+    a.ready = false;
+    osync__delivery_regrant(a.d);
+    assert_int_equal(osync__delivery_grant(a.d, OTHER, &incarnation, &folder), OSYNC_EAGAIN);
+    RUN_UNTIL(w, NULL, NULL, a.ready);
+    assert_int_equal(a.pos, 4);
+    set(&former, folder.data, folder.len);
+    assert_int_equal(osync__delivery_grant(a.d, OTHER, &incarnation, &folder), 0);
+    assert_string_not_equal(incarnation, first);
+    assert_false(find(w, (const char *)former.data)->dir);
+    assert_int_equal(osync__delivery_grant(a.d, STAGER, &incarnation, &former), OSYNC_ECONFLICT);
+
+    /* who only granted, and staged nothing, is fenced like anybody */
+    owner_start(&b, w);
+    RUN_UNTIL(w, NULL, &b, is_done(&b));
+    assert_false(find(w, (const char *)folder.data)->dir);
+    stage_by_hand(w, &folder, NAME, "row 4\nrow 5\n"); /* where no real sink would take it */
+    memcpy(first, strrchr((const char *)folder.data, '/') + 1, sizeof first);
+    assert_int_equal(adopt(&a, first, NAME, 12, "4", "6"), 0);
+    RUN_UNTIL(w, NULL, NULL, a.failed);
+    assert_int_equal(a.err.code, OSYNC_ECONFLICT);
+    osync__buf_free(&folder);
+    osync__buf_free(&former);
+    owner_close(w, &a);
+    remove_and_audit(w, &b);
+    world_free(w);
+}
+
+/* A file that was reported and isn't there, or isn't whole, is one that was lost: nothing is published. */
+static void test_adopt_what_is_not_there(void **state) {
+    for (int i = 0; i < 3; i++) {
+        world_t *w = world_new();
+        owner_t a = {0};
+        osync__buf_t folder = {0};
+        const char *incarnation = NULL;
+        char first[33];
+        owner_start(&a, w);
+        RUN_UNTIL(w, NULL, NULL, a.ready);
+        assert_int_equal(osync__delivery_grant(a.d, STAGER, &incarnation, &folder), 0);
+        memcpy(first, incarnation, sizeof first);
+        if (i == 1) stage_by_hand(w, &folder, NAME, "row 0\nrow 1");
+        if (i == 2) {
+            node_t *n = NULL;
+            stage_by_hand(w, &folder, NAME, "");
+            DL_FOREACH(w->nodes, n) {
+                if (strstr(n->path, NAME)) n->dir = true;
+            }
+        }
+        assert_int_equal(adopt(&a, first, NAME, 12, "0", "2"), 0);
+        RUN_UNTIL(w, NULL, NULL, !a.appending);
+        RUN_UNTIL(w, NULL, NULL, a.rewinds == 3 && a.ready); /* the start, the trouble, its end */
+        assert_int_equal(w->n_published, 0);
+        assert_int_equal(osync__delivery_grant(a.d, STAGER, &incarnation, &folder), 0);
+        assert_string_not_equal(incarnation, first);
+        osync__buf_free(&folder);
+        RUN_UNTIL(w, &a, NULL, is_done(&a));
+        remove_and_audit(w, &a);
+        world_free(w);
+    }
 }
 
 #define SLOT(n) "/d/part-" TASK "-00003-000000000" #n ".csv"
@@ -1766,6 +2074,53 @@ static void test_permanent(void **state) {
     osync__delivery_remove(a.d, on_closed, &a);
     RUN_UNTIL(w, NULL, NULL, a.closed);
     assert_null(find(w, "/d/_osync"));
+    world_free(w);
+}
+
+static void prober_start(owner_t *o, world_t *w, kept_t *kept, uint32_t pid, bool *probed) {
+    osync__delivery_config_t config = config_of(&w->loop, &w->sink, &kept->store, "/d", o);
+    config.pid = pid;
+    config.probed = probed;
+    owner_make(o, &config);
+    osync__delivery_start(o->d);
+}
+
+/* Partitions that start together try their sink out once; a probe that fails, or that nobody sees the end of, isn't
+ * one. */
+static void test_one_probe(void **state) {
+    world_t *w = world_new();
+    owner_t a = {0}, b = {0};
+    bool probed = false;
+    unsigned renames = 0;
+    prober_start(&a, w, &w->kept, 3, &probed);
+    prober_start(&b, w, &w->other, 4, &probed);
+    RUN_UNTIL(w, NULL, NULL, a.ready && b.ready);
+    assert_true(probed);
+    for (uint64_t i = 0; i < w->count; i++) renames += w->kinds[i] == RENAME;
+    assert_int_equal(renames, 1);
+    owner_close(w, &a);
+    owner_close(w, &b);
+    world_free(w);
+
+    w = world_new();
+    w->fail_kind = SET_LABEL;
+    w->fail_status = OSYNC_ENOTSUP;
+    probed = false;
+    prober_start(&a, w, &w->kept, 3, &probed);
+    RUN_UNTIL(w, NULL, NULL, a.failed);
+    assert_false(probed);
+    uint64_t label = w->count - 1;
+    while (w->kinds[label] != SET_LABEL) label--;
+    owner_close(w, &a);
+    world_free(w);
+
+    w = world_new();
+    w->plan[w->n_plan++] = (fault_t){.at = label, .outcome = DIE};
+    prober_start(&a, w, &w->kept, 3, &probed);
+    RUN_UNTIL(w, NULL, NULL, w->held);
+    assert_true(probed);
+    owner_close(w, &a);
+    assert_false(probed);
     world_free(w);
 }
 
@@ -2081,6 +2436,7 @@ int main(void) {
         cmocka_unit_test(test_bad_config),
         cmocka_unit_test(test_bad_record),
         cmocka_unit_test(test_permanent),
+        cmocka_unit_test(test_one_probe),
         cmocka_unit_test(test_waited_out),
         cmocka_unit_test(test_foreign_file),
         cmocka_unit_test(test_lost_store),
@@ -2093,7 +2449,12 @@ int main(void) {
         cmocka_unit_test(test_remove_without_start),
         cmocka_unit_test(test_every_step),
         cmocka_unit_test(test_every_step_consumed),
+        cmocka_unit_test(test_replaced_stager),
+        cmocka_unit_test(test_every_step_direct),
         cmocka_unit_test(test_every_step_of_recovery),
+        cmocka_unit_test(test_every_step_of_recovery_direct),
+        cmocka_unit_test(test_adopt),
+        cmocka_unit_test(test_adopt_what_is_not_there),
         cmocka_unit_test(test_soak),
         cmocka_unit_test(test_labels),
         cmocka_unit_test(test_rebuild),

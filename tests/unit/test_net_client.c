@@ -399,10 +399,10 @@ static void large_attachments_arrive_whole(void **state) {
                                          len, &openmldb__datasync__general_response__descriptor, 30000, on_result, &r,
                                          NULL, NULL),
                          0);
-        memset(copy, 0, len); /* it is the caller's again */
-        free(copy);
         s.crc = 0;
         wait_result(&s.f, &r, 1);
+        memset(copy, 0, len); /* it is the caller's again */
+        free(copy);
         assert_int_equal(r.status, 0);
         assert_int_equal(s.len, len);
         assert_int_equal(s.crc, crc);
@@ -684,6 +684,16 @@ static void an_answers_attachment_is_not_part_of_its_message(void **state) {
     peer_close(&p);
 }
 
+/* A call of so many bytes of rows. */
+static void call_with_rows(fixture_t *f, const uint8_t *rows, size_t len, uint32_t timeout_ms, result_t *r,
+                           uint64_t *id) {
+    Openmldb__Datasync__AddSyncTaskRequest request = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
+    osync_error_t err = {0};
+    if (osync__rpc_call(f->client, f->endpoint, "DataCollector", "AddSyncTask", &request.base, rows, len,
+                        &openmldb__datasync__general_response__descriptor, timeout_ms, on_result, r, id, &err))
+        fail_msg("%s", err.message);
+}
+
 static void a_peer_that_reads_nothing_is_overcrowded(void **state) {
     fixture_t f;
     peer_t p;
@@ -691,7 +701,10 @@ static void a_peer_that_reads_nothing_is_overcrowded(void **state) {
     memset(r, 0, sizeof r);
     Openmldb__Datasync__AddSyncTaskRequest request = OPENMLDB__DATASYNC__ADD_SYNC_TASK_REQUEST__INIT;
     size_t len = 16 << 20;
-    uint8_t *rows = calloc(1, len);
+    char *text = malloc(len);
+    memset(text, 'x', len);
+    text[len - 1] = '\0';
+    request.dest = text;
     osync_error_t err = {0};
     start(&f, NULL, 0, 0);
     must_call(&f, 0, &r[0], NULL);
@@ -699,7 +712,7 @@ static void a_peer_that_reads_nothing_is_overcrowded(void **state) {
     int rc = 0;
     int n = 1;
     for (; n < 20 && rc == 0; n++) {
-        rc = osync__rpc_call(f.client, f.endpoint, "DataCollector", "AddSyncTask", &request.base, rows, len,
+        rc = osync__rpc_call(f.client, f.endpoint, "DataCollector", "AddSyncTask", &request.base, NULL, 0,
                              &openmldb__datasync__general_response__descriptor, 0, on_result, &r[n], NULL, &err);
     }
     assert_int_equal(rc, OSYNC_EAGAIN);
@@ -708,7 +721,91 @@ static void a_peer_that_reads_nothing_is_overcrowded(void **state) {
     stop(&f);
     assert_int_equal(r[n - 1].n, 0);
     for (int i = 0; i < n - 1; i++) assert_int_equal(r[i].status, OSYNC_ECANCELED);
+    free(text);
+    peer_close(&p);
+}
+
+/* The other side takes nothing for a while: rows wait where they are, are no reason to refuse a call, and don't hold up
+ * what is short. */
+static void rows_wait_without_a_copy_and_let_the_short_pass(void **state) {
+    enum { N = 40 };
+    fixture_t f;
+    peer_t p;
+    static result_t r[N], begin, sign;
+    memset(r, 0, sizeof r);
+    begin = sign = (result_t){0};
+    size_t len = 16 << 20;
+    uint8_t *rows = calloc(1, len);
+    uint64_t first = 0;
+    start(&f, NULL, 0, 0);
+    must_call(&f, 0, &begin, NULL);
+    accept_peer(&f, &p);
+    take_request(&p);
+    for (int i = 0; i < N; i++) call_with_rows(&f, rows, len, 0, &r[i], i == 0 ? &first : NULL);
+    must_call(&f, 0, &sign, NULL);
+    osync__buf_t frame;
+    assert_true(peer_frame(&p, &frame)); /* begun before it */
+    assert_true(frame.len > len);
+    assert_int_equal(id_of(&frame), (int64_t)first);
+    osync__buf_free(&frame);
+    assert_true(peer_frame(&p, &frame));
+    assert_true(frame.len < 1000);
+    answer(&p, id_of(&frame), 5);
+    osync__buf_free(&frame);
+    wait_result(&f, &sign, 1);
+    assert_int_equal(sign.code, 5);
+    stop(&f);
     free(rows);
+    peer_close(&p);
+}
+
+/* A call that is over before its rows have gone out: what has begun ends as it was, the rest is never sent, and the
+ * memory is the caller's at once. */
+static void what_is_over_before_it_is_sent_is_not_sent(void **state) {
+    enum { N = 6 };
+    fixture_t f;
+    peer_t p;
+    static result_t r[N], last;
+    memset(r, 0, sizeof r);
+    last = (result_t){0};
+    size_t len = 16 << 20;
+    uint8_t *rows[N];
+    uint64_t id[N];
+    start(&f, NULL, 0, 0);
+    must_call(&f, 0, &last, NULL);
+    accept_peer(&f, &p);
+    take_request(&p);
+    for (int i = 0; i < N; i++) {
+        rows[i] = malloc(len);
+        memset(rows[i], 'a' + i, len);
+        call_with_rows(&f, rows[i], len, i < N / 2 ? 20 : 0, &r[i], &id[i]);
+    }
+    osync__rpc_cancel(f.client, id[N - 1]);
+    memset(rows[N - 1], 0, len);
+    free(rows[N - 1]);
+    for (int i = 0; i < N / 2; i++) {
+        wait_result(&f, &r[i], 1);
+        assert_int_equal(r[i].status, OSYNC_ETIMEOUT);
+        memset(rows[i], 0, len);
+        free(rows[i]);
+    }
+    /* The first was being written. */
+    for (int i = 0; i < N - 1; i = i ? i + 1 : N / 2) {
+        osync__buf_t frame;
+        assert_true(peer_frame(&p, &frame));
+        assert_int_equal(id_of(&frame), (int64_t)id[i]);
+        for (size_t n = frame.len - len; n < frame.len; n++)
+            if (frame.data[n] != 'a' + i) fail_msg("byte %zu of request %d is %d", n, i, frame.data[n]);
+        if (i > 0) answer(&p, id_of(&frame), i);
+        osync__buf_free(&frame);
+    }
+    for (int i = N / 2; i < N - 1; i++) {
+        wait_result(&f, &r[i], 1);
+        assert_int_equal(r[i].code, i);
+        free(rows[i]);
+    }
+    assert_int_equal(r[N - 1].status, OSYNC_ECANCELED);
+    stop(&f);
     peer_close(&p);
 }
 
@@ -823,6 +920,8 @@ int main(void) {
         cmocka_unit_test(broken_answers_break_the_connection_or_the_call),
         cmocka_unit_test(an_answers_attachment_is_not_part_of_its_message),
         cmocka_unit_test(a_peer_that_reads_nothing_is_overcrowded),
+        cmocka_unit_test(rows_wait_without_a_copy_and_let_the_short_pass),
+        cmocka_unit_test(what_is_over_before_it_is_sent_is_not_sent),
         cmocka_unit_test(closing_cancels_every_call),
         cmocka_unit_test(a_callback_may_close_the_client),
         cmocka_unit_test(hostile_answers_do_no_harm),

@@ -50,7 +50,7 @@ typedef struct add {
     uint32_t tid, pid;
     char token[64], tablet[64], to[64], dest[256];
     uint64_t point; /* 0: the beginning */
-    bool osync, has_start_ts;
+    bool osync, direct, has_start_ts;
     uint64_t start_ts;
     int mode, collector;
 } add_t;
@@ -339,6 +339,7 @@ static void on_add(osync__rpc_call_t *call, void *arg) {
                  .pid = r->pid,
                  .point = point_number(r->sync_point),
                  .osync = r->osync,
+                 .direct = r->direct,
                  .has_start_ts = r->has_start_ts,
                  .start_ts = r->start_ts,
                  .mode = (int)r->mode,
@@ -398,7 +399,11 @@ typedef struct pack {
     int64_t count;                         /* -1: as many */
     bool finished, original, failed, wide; /* wide: rows of schema version 2 */
     const char *reason;
-    size_t cut; /* bytes missing at the end */
+    size_t cut;         /* bytes missing at the end */
+    const char *stager; /* asks for a grant */
+    uint64_t staged_rows;
+    const char *incarnation, *attempt; /* of a file that it has written; NULL: none */
+    uint64_t bytes;
 } pack_t;
 
 typedef struct reply {
@@ -407,10 +412,16 @@ typedef struct reply {
     char msg[2048];
     bool delete_task, has_committed, has_resume;
     uint64_t committed, resume;
+    bool granted, required;
+    char incarnation[40], folder[256], target[32], timezone[32];
+    uint64_t roll_bytes, roll_interval_ms;
+    size_t namenodes;
+    osync__buf_t rows; /* of the request, lent until the reply comes */
 } reply_t;
 
 static void on_reply(void *arg, int status, const ProtobufCMessage *m, const osync_error_t *err) {
     reply_t *r = arg;
+    osync__buf_free(&r->rows);
     r->done = true;
     r->status = status;
     if (status) {
@@ -431,6 +442,16 @@ static void on_reply(void *arg, int status, const ProtobufCMessage *m, const osy
     r->has_resume = s->resume_point != NULL;
     r->committed = point_number(s->committed_point);
     r->resume = point_number(s->resume_point);
+    if (!s->stage) return;
+    r->granted = true;
+    r->required = s->stage->required;
+    snprintf(r->incarnation, sizeof r->incarnation, "%s", s->stage->incarnation);
+    snprintf(r->folder, sizeof r->folder, "%s", s->stage->folder);
+    snprintf(r->target, sizeof r->target, "%s", s->stage->target);
+    snprintf(r->timezone, sizeof r->timezone, "%s", s->stage->csv_timezone);
+    r->roll_bytes = s->stage->roll_bytes;
+    r->roll_interval_ms = s->stage->roll_interval_ms;
+    r->namenodes = s->stage->n_namenodes;
 }
 
 static const char *endpoint(env_t *e) {
@@ -457,6 +478,7 @@ static void set_point(Openmldb__Datasync__SyncPoint *p, uint64_t n) {
 static void send_async(env_t *e, const pack_t *p, reply_t *reply) {
     Openmldb__Datasync__SendDataRequest r = OPENMLDB__DATASYNC__SEND_DATA_REQUEST__INIT;
     Openmldb__Datasync__CollectorReport report = OPENMLDB__DATASYNC__COLLECTOR_REPORT__INIT;
+    Openmldb__Datasync__StagedFile staged = OPENMLDB__DATASYNC__STAGED_FILE__INIT;
     Openmldb__Datasync__SyncPoint start, next;
     char state[] = "following";
     osync__buf_t rows = {0};
@@ -486,10 +508,18 @@ static void send_async(env_t *e, const pack_t *p, reply_t *reply) {
     report.has_failed = 1;
     report.failed = p->failed;
     report.reason = (char *)(uintptr_t)p->reason;
+    report.stager = (char *)(uintptr_t)p->stager;
+    report.has_staged_rows = p->staged_rows > 0;
+    report.staged_rows = p->staged_rows;
+    staged.incarnation = (char *)(uintptr_t)p->incarnation;
+    staged.attempt = (char *)(uintptr_t)p->attempt;
+    staged.has_bytes = 1;
+    staged.bytes = p->bytes;
+    if (p->incarnation || p->attempt) r.staged = &staged;
     if (!p->original) r.report = &report;
+    reply->rows = rows;
     call(e, "SendData", &r.base, rows.data, rows.len - p->cut, &openmldb__datasync__send_data_response__descriptor,
          on_reply, reply);
-    osync__buf_free(&rows);
 }
 
 static reply_t send_pack(env_t *e, pack_t p) {
@@ -1504,7 +1534,7 @@ static void memory_for_rows_in_work_is_bounded(void **state) {
     env_t *e = new_env(NEVER);
     e->tables[1].partitions = 3;
     create_ok(e, "t2", 2);
-    e->s->max_work_bytes = e->s->max_waiting_bytes = 100; /* three rows of 26 bytes fit, six don't */
+    e->s->max_work_bytes = e->s->max_waiting_bytes = 80; /* three rows of 26 bytes fit, more don't, not even as CSV */
     e->hold_writes = true;
     reply_t slow, waiting;
     pack_t p = {.tid = 6, .pid = 0, .next = 3, .rows = 3, .count = -1};
@@ -1678,6 +1708,41 @@ static void defect_54_destinations_are_checked(void **state) {
     osync__sinks_close(sinks, on_flag, &closed);
     assert_true(closed);
     uv_loop_close(&loop);
+}
+
+static void where_a_sink_is_can_be_told_to_others(void **state) {
+    static const struct {
+        const char *target, *fs, *namenode;
+    } cases[] = {{"webhdfs://nn:9871/x", "webhdfs://nn:9871", "nn:9871"},
+                 {"webhdfs://nn/x", "webhdfs://nn", "nn:9870"},
+                 {"hdfs://nn:8020/x", "hdfs://nn:8020", "nn:9870"},
+                 {"file:///x", "file://", NULL}};
+    uv_loop_t loop;
+    uv_loop_init(&loop);
+    osync__sinks_t *sinks;
+    char conf[] = "/tmp/osync-scheduler-XXXXXX"; /* without any file */
+    assert_non_null(mkdtemp(conf));
+    osync__sinks_config_t config = {.hadoop_user = "writer", .hadoop_conf_dir = conf};
+    bool closed = false;
+    assert_int_equal(osync__sinks_new(&loop, &config, &sinks), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        osync_error_t err = {0};
+        osync_sink_t *sink;
+        osync__sinks_place_t place;
+        const char *path;
+        if (osync__sinks_get(sinks, cases[i].target, &sink, &path, &err)) fail_msg("%s", err.message);
+        osync__sinks_place(sinks, sink, &place);
+        assert_string_equal(place.fs, cases[i].fs);
+        assert_int_equal(place.n_namenodes, cases[i].namenode != NULL);
+        if (cases[i].namenode) assert_string_equal(place.namenodes[0], cases[i].namenode);
+        if (cases[i].namenode) assert_string_equal(place.user, "writer");
+        osync__sinks_put(sinks, sink);
+    }
+    osync__sinks_close(sinks, on_flag, &closed);
+    while (!closed) uv_run(&loop, UV_RUN_ONCE);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_int_equal(rmdir(conf), 0);
+    assert_int_equal(uv_loop_close(&loop), 0);
 }
 
 static void points_as_the_original_prints_them(void **state) {
@@ -2663,6 +2728,303 @@ static void what_is_not_settled_is_not_exported(void **state) {
     end_env(e);
 }
 
+/* ---- direct writing ---- */
+
+#define STAGER_1 "11111111111111111111111111111111"
+#define STAGER_2 "22222222222222222222222222222222"
+
+static env_t *direct_env(const char *data_path) {
+    env_t *e = new_env(NEVER);
+    stop(e);
+    e->config.data_path = data_path;
+    start(e);
+    return e;
+}
+
+/* As a collector does it: rows first..first+n-1 under a new name in the folder of the grant. Fills the names of `p`. */
+static void stage(const char *folder, uint64_t first, size_t n, char attempt[33], pack_t *p) {
+    char path[400];
+    osync__random_hex(attempt, 16);
+    snprintf(path, sizeof path, "%s/%s", folder, attempt);
+    FILE *f = fopen(path, "wx");
+    assert_non_null(f);
+    int bytes = 0;
+    for (uint64_t i = first; i < first + n; i++)
+        bytes += fprintf(f, "%llu,\"row %llu\"\n", (unsigned long long)i, (unsigned long long)i);
+    assert_int_equal(fclose(f), 0);
+    p->attempt = attempt;
+    p->bytes = (uint64_t)bytes;
+    p->count = (int64_t)n;
+}
+
+static reply_t ask(env_t *e, const char *stager, uint64_t at) {
+    return send_pack(e, (pack_t){.tid = 5, .start = at, .next = at, .stager = stager});
+}
+
+/* Stages and reports [start, next) in the folder of `grant`. */
+static reply_t write_itself(env_t *e, const reply_t *grant, uint64_t start, uint64_t next, bool finished) {
+    char attempt[33];
+    pack_t p = {.tid = 5,
+                .start = start,
+                .next = next,
+                .stager = STAGER_1,
+                .incarnation = grant->incarnation,
+                .finished = finished};
+    stage(grant->folder, start, next - start, attempt, &p);
+    reply_t r = send_pack(e, p);
+    assert_string_equal(r.msg, "");
+    assert_int_equal(r.code, 0);
+    assert_int_equal(r.committed, next);
+    return r;
+}
+
+static const char *data_path_shown(env_t *e, uint64_t *staged_rows) {
+    static char path[16];
+    http_t *x = http(e, "GET /status?format=json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    json_t *page = json_loads(strstr(x->answer, "\r\n\r\n") + 4, 0, NULL);
+    json_t *sub = json_array_get(json_object_get(json_array_get(json_object_get(page, "tasks"), 0), "partitions"), 0);
+    snprintf(path, sizeof path, "%s", json_string_value(json_object_get(sub, "data_path")));
+    *staged_rows = (uint64_t)json_integer_value(json_object_get(sub, "staged_rows"));
+    json_decref(page);
+    free(x);
+    return path;
+}
+
+static void a_collector_writes_the_files_itself(void **state) {
+    env_t *e = direct_env("auto");
+    stop(e);
+    e->config.make_sink = NULL;
+    start(e);
+    create_ok(e, "t1", 0);
+    assert_true(last_add(e, 5, 0)->direct);
+    reply_t r = send_pack(e, (pack_t){.tid = 5}); /* who doesn't ask isn't told */
+    assert_true(r.code == 0 && !r.granted);
+    r = ask(e, STAGER_1, 0);
+    assert_int_equal(r.code, 0);
+    assert_true(r.granted && !r.required && r.roll_bytes == 128 << 20 && r.roll_interval_ms == 60000);
+    assert_string_equal(r.target, "file://");
+    assert_string_equal(r.timezone, "UTC");
+    assert_int_equal(r.namenodes, 0);
+    reply_t again = ask(e, STAGER_1, 0);
+    assert_string_equal(again.folder, r.folder);
+    assert_string_equal(again.incarnation, r.incarnation);
+    again = send_pack(e, (pack_t){.tid = 5, .token = "nope", .stager = STAGER_1});
+    assert_true(again.code == -1 && !again.granted);
+
+    char attempt[33];
+    uint64_t staged;
+    pack_t p = {.tid = 5, .start = 0, .next = 4, .stager = STAGER_1, .incarnation = r.incarnation};
+    send_pack(e, (pack_t){.tid = 5, .stager = STAGER_1, .staged_rows = 3});
+    assert_string_equal(data_path_shown(e, &staged), "direct");
+    assert_int_equal(staged, 3);
+    stage(r.folder, 0, 4, attempt, &p);
+    again = send_pack(e, p);
+    assert_string_equal(again.msg, "");
+    assert_true(again.code == 0 && again.has_committed && again.committed == 4 && again.granted);
+    expect_rows(e, "t1", 4);
+    again = send_pack(e, p); /* the answer was lost */
+    assert_true(again.code == 0 && again.committed == 4);
+    p.next = 5; /* A14: a late report of an earlier attempt */
+    again = send_pack(e, p);
+    assert_true(again.code == -1 && again.has_resume && again.resume == 4);
+    expect_rows(e, "t1", 4);
+    /* in turns with rows in attachments, which are a file of their own */
+    feed(e, 5, 0, 4, 7, 4, 3);
+    assert_string_equal(data_path_shown(e, &staged), "proxy");
+    assert_int_equal(staged, 3);
+    write_itself(e, &r, 7, 9, false);
+    expect_rows(e, "t1", 9);
+    expect_file_count(e, "t1", 3);
+    r = write_itself(e, &r, 9, 12, true);
+    assert_false(r.granted); /* it is over */
+    assert_string_equal(shown(e, 5, 0).status, "SUCCESS");
+    expect_rows(e, "t1", 12);
+    end_env(e);
+}
+
+static void two_repeats_of_a_report_are_one_file(void **state) {
+    env_t *e = direct_env("direct");
+    create_ok(e, "t1", 0);
+    reply_t r = ask(e, STAGER_1, 0), first, second;
+    assert_true(r.granted && r.required);
+    char attempt[33], other[33];
+    pack_t p = {.tid = 5, .start = 0, .next = 4, .stager = STAGER_1, .incarnation = r.incarnation}, q = p;
+    stage(r.folder, 0, 4, attempt, &p);
+    stage(r.folder, 0, 4, other, &q);
+    send_async(e, &p, &first);
+    WAIT(e, work_of(e, 5, 0));
+    reply_t busy = send_pack(e, q); /* another file with the same rows */
+    assert_true(first.done || (busy.code == -1 && !busy.has_resume));
+    send_async(e, &p, &second);
+    WAIT(e, first.done && second.done);
+    assert_true(first.code == 0 && second.code == 0 && second.committed == 4);
+    expect_rows(e, "t1", 4);
+    end_env(e);
+}
+
+static void another_start_gets_another_folder(void **state) {
+    env_t *e = direct_env("direct");
+    create_ok(e, "t1", 0);
+    reply_t former = ask(e, STAGER_1, 0);
+    write_itself(e, &former, 0, 3, false);
+    char attempt[33];
+    pack_t late = {.tid = 5, .start = 3, .next = 6, .stager = STAGER_1, .incarnation = former.incarnation};
+    stage(former.folder, 3, 3, attempt, &late);
+    reply_t r = ask(e, STAGER_2, 3);
+    assert_true(r.code == -1 && !r.granted && !r.has_resume);
+    all_ready(e);
+    r = ask(e, STAGER_2, 3);
+    assert_true(r.code == 0 && r.granted);
+    assert_string_not_equal(r.incarnation, former.incarnation);
+    char path[400];
+    snprintf(path, sizeof path, "%s/%s", former.folder, attempt);
+    assert_int_not_equal(access(path, F_OK), 0); /* the fence has taken it away */
+    reply_t told = send_pack(e, late);
+    assert_true(told.code == -1 && told.has_resume && told.resume == 3 && !told.granted);
+    reply_t still = ask(e, STAGER_2, 3); /* and a late report doesn't take the folder away */
+    assert_string_equal(still.incarnation, r.incarnation);
+    /* A restart of the scheduler fences what it had granted. */
+    pack_t mine = {.tid = 5, .start = 3, .next = 6, .stager = STAGER_2, .incarnation = r.incarnation};
+    stage(r.folder, 3, 3, attempt, &mine);
+    restart(e);
+    snprintf(path, sizeof path, "%s/%s", r.folder, attempt);
+    assert_int_not_equal(access(path, F_OK), 0);
+    told = send_pack(e, mine);
+    assert_true(told.code == -1 && told.has_resume && told.resume == 3 && told.granted);
+    assert_string_not_equal(told.incarnation, r.incarnation);
+    expect_rows(e, "t1", 3);
+    end_env(e);
+}
+
+static void staged_files_that_lie_are_refused(void **state) {
+    env_t *e = direct_env("auto");
+    stop(e);
+    e->config.make_sink = NULL;
+    start(e);
+    create_ok(e, "t1", 0);
+    reply_t r = ask(e, STAGER_1, 0), told;
+    char attempt[33], path[400];
+    pack_t good = {.tid = 5, .start = 0, .next = 4, .stager = STAGER_1, .incarnation = r.incarnation}, p;
+    stage(r.folder, 0, 4, attempt, &good);
+    static const char *const names[] = {"",
+                                        "abc",
+                                        "../../../../t1",
+                                        "1111111111111111111111111111111g",
+                                        "111111111111111111111111111111111",
+                                        "11111111111111111111111111111/.1"};
+    for (size_t i = 0; i < 4 * sizeof names / sizeof *names + 6; i++) {
+        const char *name = names[i / 4 % (sizeof names / sizeof *names)];
+        p = good;
+        switch (i < 4 * sizeof names / sizeof *names ? i % 3 : i - 4 * sizeof names / sizeof *names + 3) {
+        case 0:
+            p.attempt = name;
+            break;
+        case 1:
+            p.incarnation = name;
+            break;
+        case 2:
+            p.stager = name;
+            break;
+        case 3:
+            p.stager = NULL;
+            break;
+        case 4:
+            p.count = 0;
+            break;
+        case 5:
+            p.count = (int64_t)p.bytes + 1;
+            break;
+        case 6:
+            p.bytes = UINT64_MAX;
+            break;
+        case 7:
+            p.rows = 1; /* and an attachment */
+            break;
+        default:
+            p.next = 0;
+            break;
+        }
+        told = send_pack(e, p);
+        assert_true(told.code == -1 && told.msg[0] && !told.delete_task);
+        expect_rows(e, "t1", 0);
+    }
+    p = good;
+    p.original = true; /* whoever has no report */
+    told = send_pack(e, p);
+    assert_true(told.code == -1 && !told.granted);
+    told = ask(e, STAGER_1, 0);
+    assert_string_equal(told.incarnation, r.incarnation); /* nothing has happened */
+    /* Another length than there is, a file that isn't there, and once more: then its rows go by way of the scheduler.
+     */
+    for (int i = 0; i < 3; i++) {
+        p = good;
+        r = ask(e, STAGER_1, 0);
+        assert_true(r.granted);
+        p.incarnation = r.incarnation;
+        stage(r.folder, 0, 4, attempt, &p);
+        snprintf(path, sizeof path, "%s/%s", r.folder, attempt);
+        if (i == 1)
+            assert_int_equal(unlink(path), 0);
+        else
+            p.bytes++;
+        told = send_pack(e, p);
+        assert_true(told.code == -1 && !told.granted && !told.has_resume);
+        all_ready(e);
+    }
+    told = ask(e, STAGER_1, 0);
+    assert_true(told.code == 0 && !told.granted);
+    feed(e, 5, 0, 0, 4, 0, 4);
+    uint64_t staged;
+    assert_string_equal(data_path_shown(e, &staged), "proxy");
+    e->s->tasks->subs[0].proxy_until = osync__mono_ms(); /* later */
+    told = ask(e, STAGER_1, 4);
+    assert_true(told.granted);
+    write_itself(e, &told, 4, 6, true);
+    expect_rows(e, "t1", 6);
+    end_env(e);
+}
+
+static void the_data_path_is_kept(void **state) {
+    env_t *e = direct_env("auto"); /* with sinks of the program's own, which collectors don't have */
+    create_ok(e, "t1", 2);
+    assert_false(last_add(e, 5, 0)->direct);
+    assert_false(ask(e, STAGER_1, 0).granted);
+    stop(e);
+    e->config.data_path = "proxy";
+    e->config.make_sink = NULL;
+    start(e);
+    all_ready(e);
+    assert_false(ask(e, STAGER_1, 0).granted);
+    reply_t r = send_pack(e, (pack_t){.tid = 5,
+                                      .next = 1,
+                                      .count = 1,
+                                      .stager = STAGER_1,
+                                      .incarnation = STAGER_2,
+                                      .attempt = STAGER_2,
+                                      .bytes = 5});
+    assert_true(r.code == -1 && r.has_resume && r.resume == 0);
+    feed(e, 5, 0, 0, 3, 0, 3);
+    r = send_pack(e, (pack_t){.tid = 5, .start = 3, .next = 3, .finished = true});
+    stop(e);
+    e->config.data_path = "direct";
+    start(e);
+    create_ok(e, "t2", 2);
+    assert_true(last_add(e, 6, 0)->direct);
+    pack_t rows = {.tid = 6, .next = 2, .rows = 2, .count = -1};
+    r = send_pack(e, rows); /* this one doesn't know direct writing, or may not */
+    assert_true(r.code == -1 && r.has_resume && r.resume == 0);
+    assert_non_null(strstr(shown(e, 6, 0).info, "data_path is direct"));
+    rows.original = true; /* an original collector can't */
+    assert_int_equal(send_pack(e, rows).code, 0);
+    expect_rows(e, "t2", 2);
+    rows.original = false;
+    rows.pid = 1;
+    rows.stager = STAGER_1;
+    r = send_pack(e, rows);
+    assert_true(r.code == -1 && r.has_resume && r.granted);
+    end_env(e);
+}
+
 static void closing_in_the_middle_of_everything(void **state) {
     env_t *e = new_env(NEVER);
     create_ok(e, "t2", 2);
@@ -2720,6 +3082,7 @@ int main(void) {
         cmocka_unit_test(collectors_share_the_partitions),
         cmocka_unit_test(defect_49_the_address_that_collectors_are_told),
         cmocka_unit_test(defect_54_destinations_are_checked),
+        cmocka_unit_test(where_a_sink_is_can_be_told_to_others),
         cmocka_unit_test(points_as_the_original_prints_them),
         cmocka_unit_test(the_helper_and_the_page),
         cmocka_unit_test(create_beside_earlier_rows_warns),
@@ -2741,6 +3104,11 @@ int main(void) {
         cmocka_unit_test(a_task_of_the_original_that_is_deleted_does_not_come_back),
         cmocka_unit_test(tasks_go_to_the_original_and_come_back),
         cmocka_unit_test(what_is_not_settled_is_not_exported),
+        cmocka_unit_test(a_collector_writes_the_files_itself),
+        cmocka_unit_test(two_repeats_of_a_report_are_one_file),
+        cmocka_unit_test(another_start_gets_another_folder),
+        cmocka_unit_test(staged_files_that_lie_are_refused),
+        cmocka_unit_test(the_data_path_is_kept),
         cmocka_unit_test(closing_in_the_middle_of_everything),
     };
     if (getenv("OSYNC_TEST")) cmocka_set_test_filter(getenv("OSYNC_TEST"));

@@ -1133,6 +1133,45 @@ static void web_writes(void **state) {
     free(chunk);
 }
 
+/* Of each that is open, libcurl has a buffer: the more there are, the smaller. The DataNode of this test never accepts
+ * a connection, so that all of them stay. */
+static void web_many_files_share_their_memory(void **state) {
+    (void)state;
+    enum { FILES = 200, CHUNK = 300000, LIMIT = 32 << 20 };
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    char location[256], *chunk = calloc(1, CHUNK);
+    step_t *steps = calloc(FILES + 1, sizeof *steps);
+    osync_sink_file_t *files[FILES];
+    result_t r = {0}, *written = calloc(FILES, sizeof *written);
+    server_t server;
+    int datanode = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(datanode, (struct sockaddr *)&a, len), 0);
+    assert_int_equal(getsockname(datanode, (struct sockaddr *)&a, &len), 0);
+    assert_int_equal(listen(datanode, FILES), 0);
+    (void)snprintf(location, sizeof location,
+                   "{\"Location\":\"http://127.0.0.1:%d/webhdfs/v1/f?op=CREATE&overwrite=false&createparent=false\"}",
+                   ntohs(a.sin_port));
+    for (int i = 0; i < FILES; i++) steps[i] = (step_t){REPLY, "op=CREATE", "200 OK", location};
+    steps[FILES] = (step_t){REPLY, "op=MKDIRS", "200 OK", "{\"boolean\":true}"};
+    server_start(&server, steps, FILES + 1);
+    osync_sink_t *sink = web_sink(server.address, 10000);
+    size_t before = allocated();
+    for (int i = 0; i < FILES; i++) {
+        assert_int_equal(CALL(sink, r, create, "/f", &files[i]), 0);
+        assert_int_equal(sink->ops->write(files[i], chunk, CHUNK, got, &written[i]), 0);
+    }
+    assert_int_equal(CALL(sink, r, mkdirs, "/d"), 0); /* by now libcurl has begun to send them all */
+    assert_in_range(allocated() - before, FILES * (16 << 10), LIMIT);
+    for (int i = 0; i < FILES; i++) assert_int_equal(ABORT(files[i], r), 0);
+    close_sink(sink);
+    server_stop(&server);
+    close(datanode);
+    free(chunk);
+    free(steps);
+    free(written);
+}
+
 static void web_refuses_wrong_locations(void **state) {
     (void)state;
     static const struct {
@@ -1507,6 +1546,7 @@ int main(void) {
         T(web_classifies_every_answer_to_every_call),
         T(web_failures_cost_no_memory),
         T(web_writes),
+        T(web_many_files_share_their_memory),
         T(web_refuses_wrong_locations),
         T(web_takes_a_redirect_of_create),
         T(web_dead_datanode),

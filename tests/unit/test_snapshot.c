@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -563,6 +564,112 @@ static void index_added_at_run_time(void **state) {
     osync_table_free(table);
 }
 
+/* ---- the page cache ---- */
+
+enum { LARGE_ROWS = 16000, LARGE_VALUE = 1000 };
+
+/* A checkpoint of that many rows, in a few files of level 0. */
+static void make_large(const osync_table_t *table, const char *folder) {
+    char *failure = NULL, value[LARGE_VALUE];
+    osync__buf_t key = {0};
+    uint64_t x = 88172645463325252u;
+    rocksdb_options_t *options = rocksdb_options_create(), *base_options = rocksdb_options_create();
+    rocksdb_comparator_t *comparator = osync__key_comparator();
+    rocksdb_options_set_create_if_missing(options, 1);
+    rocksdb_options_set_disable_auto_compactions(base_options, 1);
+    rocksdb_options_set_comparator(base_options, comparator);
+    rocksdb_t *db = rocksdb_open(options, folder, &failure);
+    assert_null(failure);
+    rocksdb_column_family_handle_t *cf = rocksdb_create_column_family(db, base_options, table->base_cf, &failure);
+    assert_null(failure);
+    rocksdb_writeoptions_t *write = rocksdb_writeoptions_create();
+    rocksdb_writeoptions_disable_WAL(write, 1);
+    rocksdb_flushoptions_t *flush = rocksdb_flushoptions_create();
+    for (size_t i = 0; i < LARGE_ROWS; i++) {
+        char pk[16];
+        for (size_t n = 0; n < LARGE_VALUE; n++) {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            value[n] = (char)x;
+        }
+        int n = snprintf(pk, sizeof pk, "k%zu", i * 7919 % LARGE_ROWS);
+        key.len = 0;
+        assert_int_equal(osync__key_encode(table, pk, (size_t)n, i, &key), 0);
+        rocksdb_put_cf(db, write, cf, (const char *)key.data, key.len, value, sizeof value, &failure);
+        assert_null(failure);
+        if (i % (LARGE_ROWS / 4) == LARGE_ROWS / 4 - 1) rocksdb_flush_cf(db, flush, cf, &failure);
+        assert_null(failure);
+    }
+    rocksdb_column_family_handle_destroy(cf);
+    rocksdb_close(db);
+    rocksdb_flushoptions_destroy(flush);
+    rocksdb_writeoptions_destroy(write);
+    rocksdb_options_destroy(options);
+    rocksdb_options_destroy(base_options);
+    rocksdb_comparator_destroy(comparator);
+    osync__buf_free(&key);
+}
+
+/* Bytes of its .sst files that are cached. `change`: first puts everything in the cache (1), or nothing (-1). */
+static size_t cached_bytes(const char *folder, int change) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), cached = 0;
+    DIR *d = opendir(folder);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        struct stat st;
+        osync__buf_t all = {0};
+        if (!strstr(e->d_name, ".sst")) continue;
+        int fd = openat(dirfd(d), e->d_name, O_RDONLY);
+        assert_true(fd >= 0 && fstat(fd, &st) == 0);
+        size_t size = (size_t)st.st_size, pages = (size + page - 1) / page;
+        assert_int_equal(osync__buf_reserve(&all, size), 0);
+        if (change > 0) assert_int_equal(pread(fd, all.data, size, 0), st.st_size);
+        if (change < 0) {
+            assert_int_equal(fsync(fd), 0);
+            assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+        }
+        void *map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+        assert_true(map != MAP_FAILED);
+        assert_int_equal(mincore(map, size, all.data), 0);
+        for (size_t i = 0; i < pages; i++) cached += page * (all.data[i] & 1);
+        munmap(map, size);
+        osync__buf_free(&all);
+        close(fd);
+    }
+    closedir(d);
+    return cached;
+}
+
+/* What wasn't cached isn't afterwards, and what was still is; the entries are the same. (On a file system in memory all
+ * is, always.) */
+static void leaves_the_page_cache_alone(void **state) {
+    enum { SPARE = 1 << 20 };
+    char folder[128];
+    uint32_t sums[2] = {0};
+    (void)state;
+    osync_table_t *table = table_of("case1_simple", "table_meta.pb");
+    (void)snprintf(folder, sizeof folder, "%s/large", dir);
+    make_large(table, folder);
+    assert_true(cached_bytes(folder, 1) > 12 * SPARE);
+    for (int warm = 0; warm < 2; warm++) {
+        osync__entry_t e;
+        size_t rows = 0, before = cached_bytes(folder, warm ? 1 : -1);
+        osync__snapshot_t *s = open_snapshot(table, folder);
+        while (osync__snapshot_next(s, &e, NULL) == 0) {
+            sums[warm] = osync__crc32c(osync__crc32c(sums[warm], e.key, e.key_len), e.value, e.value_len);
+            rows++;
+        }
+        osync__snapshot_close(s);
+        assert_int_equal(rows, LARGE_ROWS);
+        size_t after = cached_bytes(folder, 0);
+        if (after > before + SPARE || after + SPARE < before)
+            fail_msg("%s: %zu bytes were cached, and %zu are", warm ? "warm" : "cold", before, after);
+    }
+    assert_int_equal(sums[0], sums[1]);
+    osync_table_free(table);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(manifest_good),
@@ -575,6 +682,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(damaged, setup, teardown),
         cmocka_unit_test(wrong_table),
         cmocka_unit_test_setup_teardown(index_added_at_run_time, setup, teardown),
+        cmocka_unit_test_setup_teardown(leaves_the_page_cache_alone, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
