@@ -409,7 +409,7 @@ def test_lost_power(whose, build, tmp_path, zookeeper, hdfs, numbers):
         roots = {"collector": ["collector-0"], "syncd": ["state", "out"]}[whose]
         disk = Disk(build, tmp_path / "disk", *(tmp_path / r for r in roots), forgets=True)
         # A disk of the collector's that takes its time: it makes few things, and each durable at once.
-        s.env[whose] |= disk.env | ({} if local else {"OSYNC_SHIM_SYNC_MS": "20"})
+        s.env[whose] |= disk.env | ({} if local else {"OSYNC_SHIM_SYNC_MS": "80"})
         s.make_table(1, "t")
         s.fill(1, total)
         s.make_table(2, "u")
