@@ -29,6 +29,15 @@ int osync__buf_append(osync__buf_t *b, const void *data, size_t len) {
     return 0;
 }
 
+int osync__buf_set(osync__buf_t *b, const void *data, size_t len) {
+    b->len = 0;
+    return osync__buf_append(b, data, len);
+}
+
+bool osync__buf_equal(const osync__buf_t *a, const osync__buf_t *b) {
+    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len) == 0);
+}
+
 int osync__buf_printf(osync__buf_t *b, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);

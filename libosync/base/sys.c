@@ -53,6 +53,10 @@ void osync__random_hex(char *out, size_t bytes) {
     *out = 0;
 }
 
+bool osync__is_id(const char *s) {
+    return s && strlen(s) == OSYNC__ID_SIZE - 1 && strspn(s, "0123456789abcdef") == OSYNC__ID_SIZE - 1;
+}
+
 void osync__random_uuid(char out[37]) {
     uint8_t b[16];
     random_bytes(b, sizeof b);

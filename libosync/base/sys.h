@@ -16,6 +16,10 @@ uint64_t osync__mono_ms(void);
 /* Writes 2*bytes lowercase hex digits of the system's random source and a NUL. Never fails: without randomness the
  * process cannot keep its promises, and it blocks until there is some. */
 void osync__random_hex(char *out, size_t bytes);
+/* 128 random bits in hex, never used twice: an incarnation, the name of one attempt at a file, a stager. */
+enum { OSYNC__ID_BYTES = 16, OSYNC__ID_SIZE = 2 * OSYNC__ID_BYTES + 1 };
+/* False for NULL too. */
+bool osync__is_id(const char *s);
 /* A random UUID in its 36-character form, and a NUL. */
 void osync__random_uuid(char out[37]);
 

@@ -158,10 +158,6 @@ static void on_stage(void *arg) {
 
 /* ---- the grant ---- */
 
-static bool is_hex(const char *s) {
-    return s && strlen(s) == 2 * OSYNC__ATTEMPT_BYTES && strspn(s, "0123456789abcdef") == 2 * OSYNC__ATTEMPT_BYTES;
-}
-
 static bool same_text(const char *a, const char *b) {
     return strcmp(a ? a : "", b ? b : "") == 0;
 }
@@ -195,7 +191,7 @@ static int take_grant(osync__task_t *t, const Openmldb__Datasync__StageGrant *g,
     if (!rc) rc = join(g->namenodes, g->n_namenodes, &namenodes);
     if (rc)
         (void)osync__err(err, rc, "out of memory");
-    else if (!is_hex(g->incarnation) || !g->folder || g->folder[0] != '/' || !g->target)
+    else if (!osync__is_id(g->incarnation) || !g->folder || g->folder[0] != '/' || !g->target)
         rc = osync__err(err, OSYNC_EINVAL, "the scheduler names no folder that can be used");
     else
         rc = osync__places_get(t->env->places, g->target, g->user, (const char *)namenodes.data, &d->place, err);
@@ -214,7 +210,7 @@ void osync__direct_answered(osync__task_t *t, const Openmldb__Datasync__StageGra
     if (g && d->grant && same_place(g, d->grant)) {
         d->grant->required = g->required;
         /* Where there is no other way, the scheduler has to notice: under another name we get another folder. */
-        if (fenced && g->required) osync__random_hex(d->stager, OSYNC__ATTEMPT_BYTES);
+        if (fenced && g->required) osync__random_hex(d->stager, OSYNC__ID_BYTES);
         if (fenced) failed(t, &err);
         return;
     }

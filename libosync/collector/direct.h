@@ -12,9 +12,9 @@
 #include "collector/stage.h"
 
 typedef struct osync__direct {
-    char stager[2 * OSYNC__ATTEMPT_BYTES + 1]; /* this task's alone; a new one gets a new folder */
-    bool asked;   /* the SendData that is open, or the last one, said that it would write */
-    bool refused; /* the scheduler took such a one and granted nothing */
+    char stager[OSYNC__ID_SIZE]; /* this task's alone; a new one gets a new folder */
+    bool asked;                  /* the SendData that is open, or the last one, said that it would write */
+    bool refused;                /* the scheduler took such a one and granted nothing */
 
     Openmldb__Datasync__StageGrant *grant; /* NULL: none */
     osync__place_t *place;                 /* of the grant */

@@ -42,14 +42,14 @@ static void accept_file(osync__task_t *t) {
 }
 
 static void set_committed(osync__task_t *t, const osync__buf_t *point) {
-    if (osync__point_same(point, &t->committed)) return;
-    if (osync__point_set(&t->committed, point->data, point->len)) return; /* it will be told again */
+    if (osync__buf_equal(point, &t->committed)) return;
+    if (osync__buf_set(&t->committed, point->data, point->len)) return; /* it will be told again */
     t->want_commit = true;
     t->commit_at = 0;
 }
 
 static void rewind_to(osync__task_t *t, const osync__buf_t *point) {
-    if (osync__point_set(&t->point, point->data, point->len)) return; /* it will be told again */
+    if (osync__buf_set(&t->point, point->data, point->len)) return; /* it will be told again */
     TASK_LOG(t, INFO, "the scheduler wants the rows again from an earlier point");
     osync__direct_void(t);
     osync__task_drop_packs(t);

@@ -291,7 +291,7 @@ static void on_created(void *arg, int status, const osync_error_t *err) {
 static void create(osync__stage_t *s) {
     osync_sink_t *sink = osync__place_sink(s->c.place);
     osync__staged_clear(&s->now);
-    osync__random_hex(s->now.attempt, OSYNC__ATTEMPT_BYTES);
+    osync__random_hex(s->now.attempt, OSYNC__ID_BYTES);
     osync__free(s->path);
     s->path = osync__format("%s/%s", s->folder, s->now.attempt);
     if (!s->path) {

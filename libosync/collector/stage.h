@@ -12,11 +12,10 @@
 #include <uv.h>
 
 #include "base/pool.h"
+#include "base/sys.h"
 #include "collector/budget.h"
 #include "collector/feed.h"
 #include "collector/places.h"
-
-enum { OSYNC__ATTEMPT_BYTES = 16 };
 
 typedef struct osync__stage osync__stage_t;
 
@@ -36,7 +35,7 @@ typedef struct osync__stage_config {
 
 /* A file that is whole, or, without bytes, only the point that was reached. */
 typedef struct osync__staged {
-    char attempt[2 * OSYNC__ATTEMPT_BYTES + 1]; /* its name */
+    char attempt[OSYNC__ID_SIZE]; /* its name */
     uint64_t rows, bytes;
     osync__buf_t next; /* serialized SyncPoint where it ends */
     bool finished;     /* it ends a full sync */

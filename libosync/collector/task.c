@@ -39,15 +39,6 @@ bool osync__task_is_original(const osync__task_t *t) {
     return !t->request->osync;
 }
 
-bool osync__point_same(const osync__buf_t *a, const osync__buf_t *b) {
-    return a->len == b->len && (a->len == 0 || !memcmp(a->data, b->data, a->len));
-}
-
-int osync__point_set(osync__buf_t *to, const void *data, size_t len) {
-    to->len = 0;
-    return osync__buf_append(to, data, len);
-}
-
 int osync__point_pack(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p) {
     size_t len = openmldb__datasync__sync_point__get_packed_size(p);
     to->len = 0;
@@ -656,7 +647,7 @@ static void fill_done(osync__task_t *t, int rc, osync_error_t *err) {
     /* No rows and no progress; or there must be more room first; or progress that an original scheduler doesn't expect,
      * in the middle of rows that are left out: the reader stands where it stands. */
     if (p->count == 0 && !finished &&
-        (t->feed.needs > 0 || osync__point_same(&p->next, end_of_packs(t)) ||
+        (t->feed.needs > 0 || osync__buf_equal(&p->next, end_of_packs(t)) ||
          (osync__task_is_original(t) && !t->feed.met_end))) {
         osync__pack_clear(p);
         return;
@@ -830,7 +821,7 @@ static bool read_on(osync__task_t *t) {
             return true;
         }
         const osync__buf_t *from = end_of_packs(t);
-        if (osync__point_set(&t->feed.from, from->data, from->len)) {
+        if (osync__buf_set(&t->feed.from, from->data, from->len)) {
             osync__err(&memory, OSYNC_ENOMEM, "out of memory");
             set_problem(t, &memory);
             back_off(t);
@@ -873,7 +864,7 @@ static void work_on(osync__task_t *t) {
     }
     if (t->give_up && !t->ask.open) {
         t->feed.links.binlog_source = t->binlog_source;
-        if (osync__point_set(&t->feed.from, t->committed.data, t->committed.len)) t->feed.from.len = 0;
+        if (osync__buf_set(&t->feed.from, t->committed.data, t->committed.len)) t->feed.from.len = 0;
         start_job(t, give_up_work, give_up_done);
         return;
     }
@@ -998,7 +989,7 @@ static int take_point(osync__task_t *t) {
     if (!p) p = &beginning;
     t->fresh = p->type == OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT && !p->has_pk && p->n_ranges == 0;
     int rc = osync__point_pack(&t->committed, p);
-    if (!rc) rc = osync__point_set(&t->point, t->committed.data, t->committed.len);
+    if (!rc) rc = osync__buf_set(&t->point, t->committed.data, t->committed.len);
     if (t->request->sync_point)
         openmldb__datasync__sync_point__free_unpacked(t->request->sync_point, &osync__protobuf_allocator);
     t->request->sync_point = NULL;
@@ -1021,7 +1012,7 @@ int osync__task_new(osync__task_t **out, const osync__task_env_t *env, osync__pa
     t->ready = !t->handed_out;
     t->report_now = t->ready; /* a stored task tells its scheduler at once that it is there */
     t->state = "linking";
-    osync__random_hex(t->direct.stager, OSYNC__ATTEMPT_BYTES);
+    osync__random_hex(t->direct.stager, OSYNC__ID_BYTES);
     int rc = take_point(t);
     t->dir = osync__task_dir(env->config->data_dir, partition->key);
     if (t->dir) {

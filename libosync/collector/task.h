@@ -108,8 +108,6 @@ void osync__task_send_next(osync__task_t *t);
 /* ---- what both lanes use: task.c (the work lane goes on by osync__task_go_on) ---- */
 
 /* Serialized SyncPoints. pack, set: 0 or OSYNC_ENOMEM; unpack: NULL if there is no memory. */
-bool osync__point_same(const osync__buf_t *a, const osync__buf_t *b);
-int osync__point_set(osync__buf_t *to, const void *data, size_t len);
 int osync__point_pack(osync__buf_t *to, const Openmldb__Datasync__SyncPoint *p);
 Openmldb__Datasync__SyncPoint *osync__point_unpack(const osync__buf_t *b);
 

@@ -363,15 +363,11 @@ int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, u
     return 0;
 }
 
-static bool is_id(const char *s) {
-    return strlen(s) == OSYNC__ID_SIZE - 1 && strspn(s, "0123456789abcdef") == OSYNC__ID_SIZE - 1;
-}
-
 int osync__delivery_grant(osync__delivery_t *d, const char *stager, const char **incarnation, osync__buf_t *folder) {
-    if (!is_id(stager)) return OSYNC_EINVAL;
+    if (!osync__is_id(stager)) return OSYNC_EINVAL;
     if (d->closing || d->removing || !takes(d)) return OSYNC_EAGAIN;
     if (d->granted[0] && strcmp(d->granted, stager) != 0) return OSYNC_ECONFLICT;
-    if (osync__folder_text(d, folder)) return OSYNC_ENOMEM;
+    if (folder && osync__folder_text(d, folder)) return OSYNC_ENOMEM;
     memcpy(d->granted, stager, sizeof d->granted);
     d->unused = false; /* he may have begun: from now on it is fenced as any other */
     *incarnation = d->rec.incarnation;
@@ -391,7 +387,8 @@ int osync__delivery_adopt(osync__delivery_t *d, const char *incarnation, const c
                           osync__delivery_cb cb, void *arg) {
     if (d->closing || d->removing) return OSYNC_ECLOSED;
     if (!takes(d) || !d->granted[0] || strcmp(incarnation, d->rec.incarnation) != 0) return OSYNC_EAGAIN;
-    if (!cb || d->append.cb || bytes == 0 || !is_id(attempt) || !is_next(d, start, start_len)) return OSYNC_EINVAL;
+    if (!cb || d->append.cb || bytes == 0 || !osync__is_id(attempt) || !is_next(d, start, start_len))
+        return OSYNC_EINVAL;
     if (osync__buf_set(&d->append.end, end, end_len)) return OSYNC_ENOMEM;
     d->append.cb = cb;
     d->append.arg = arg;

@@ -87,8 +87,8 @@ int osync__delivery_append(osync__delivery_t *d, const void *data, size_t len, u
                            size_t start_len, const void *end, size_t end_len, osync__delivery_cb cb, void *arg);
 /* Direct writing (docs/delivery.md): somebody else, the stager, writes staged files in the folder of this incarnation.
  * `stager` is his name, 32 hex digits, never given to two. 0: *incarnation (valid until the next callback) is his, and
- * its folder is there; *folder is set to its path, with a 0 at its end. OSYNC_EAGAIN: not ready. OSYNC_ECONFLICT: it is
- * another stager's, see osync__delivery_regrant. OSYNC_EINVAL: not such a name. */
+ * its folder is there; *folder (folder may be NULL) is set to its path, with a 0 at its end. OSYNC_EAGAIN: not ready.
+ * OSYNC_ECONFLICT: it is another stager's, see osync__delivery_regrant. OSYNC_EINVAL: not such a name. */
 int osync__delivery_grant(osync__delivery_t *d, const char *stager, const char **incarnation, osync__buf_t *folder);
 /* Back to the committed point, with a new incarnation that is nobody's: the folder of the former one is fenced, so that
  * whoever had it can't change anything any more. on_rewind(ready true) follows. */

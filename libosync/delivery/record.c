@@ -10,17 +10,8 @@
 
 enum { RECORD_VERSION = 1, LABEL_VERSION = 1 };
 
-int osync__buf_set(osync__buf_t *b, const void *data, size_t len) {
-    b->len = 0;
-    return len ? osync__buf_append(b, data, len) : 0;
-}
-
-bool osync__buf_equal(const osync__buf_t *a, const osync__buf_t *b) {
-    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len) == 0);
-}
-
 static bool copy_id(char out[OSYNC__ID_SIZE], const char *id) {
-    if (strlen(id) != OSYNC__ID_SIZE - 1 || strspn(id, "0123456789abcdef") != OSYNC__ID_SIZE - 1) return false;
+    if (!osync__is_id(id)) return false;
     memcpy(out, id, OSYNC__ID_SIZE);
     return true;
 }

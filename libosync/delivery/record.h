@@ -7,10 +7,8 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/sys.h"
 #include "osync/error.h"
-
-/* 128 random bits in hex: an incarnation, or the name of one attempt at a file. Never used twice. */
-enum { OSYNC__ID_BYTES = 16, OSYNC__ID_SIZE = 2 * OSYNC__ID_BYTES + 1 };
 
 /* A UUID, or a stream's name. */
 enum { OSYNC__TASK_ID_SIZE = 101 };
@@ -73,8 +71,5 @@ int osync__label_pack(const osync__label_t *l, osync__buf_t *out);
  * older label doesn't have are empty. */
 int osync__label_unpack(osync__label_t *l, const void *data, size_t len);
 void osync__label_free(osync__label_t *l);
-
-int osync__buf_set(osync__buf_t *b, const void *data, size_t len);
-bool osync__buf_equal(const osync__buf_t *a, const osync__buf_t *b);
 
 #endif

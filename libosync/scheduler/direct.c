@@ -28,14 +28,17 @@ static const char *stager_of(osync__sub_t *sub, const Openmldb__Datasync__Collec
 
 bool osync__sched_direct_ask(osync__sub_t *sub, const Openmldb__Datasync__CollectorReport *report) {
     const char *stager = stager_of(sub, report), *incarnation;
-    osync__buf_t folder = {0};
-    int rc = stager ? osync__delivery_grant(sub->delivery, stager, &incarnation, &folder) : 0;
-    osync__buf_free(&folder);
-    if (rc != OSYNC_ECONFLICT) return false;
+    if (!stager || osync__delivery_grant(sub->delivery, stager, &incarnation, NULL) != OSYNC_ECONFLICT) return false;
     /* The former one may still live, and write in there. */
     sub->ready = false;
     osync__delivery_regrant(sub->delivery);
     return true;
+}
+
+bool osync__sched_direct_granted(osync__sub_t *sub, const Openmldb__Datasync__SendDataRequest *r) {
+    const char *stager = stager_of(sub, r->report), *incarnation;
+    return stager && osync__delivery_grant(sub->delivery, stager, &incarnation, NULL) == 0 &&
+           strcmp(incarnation, r->staged->incarnation) == 0;
 }
 
 bool osync__sched_direct_grant(osync__sub_t *sub, const Openmldb__Datasync__CollectorReport *report,
@@ -60,14 +63,10 @@ bool osync__sched_direct_grant(osync__sub_t *sub, const Openmldb__Datasync__Coll
     return true;
 }
 
-static bool is_id(const char *s) {
-    return s && strlen(s) == OSYNC__STAGE_ID_SIZE - 1 && strspn(s, "0123456789abcdef") == OSYNC__STAGE_ID_SIZE - 1;
-}
-
 const char *osync__sched_direct_check(const Openmldb__Datasync__SendDataRequest *r, size_t attached) {
     const Openmldb__Datasync__StagedFile *f = r->staged;
-    if (!r->report || !is_id(r->report->stager)) return "a staged file needs the name of its stager";
-    if (!is_id(f->incarnation) || !is_id(f->attempt)) return "the staged file isn't named";
+    if (!r->report || !osync__is_id(r->report->stager)) return "a staged file needs the name of its stager";
+    if (!osync__is_id(f->incarnation) || !osync__is_id(f->attempt)) return "the staged file isn't named";
     if (attached > 0) return "a request holds rows, or names a staged file, but not both";
     /* A row is one byte at least: the end of its line. */
     if (r->count == 0 || f->bytes < r->count || f->bytes > INT64_MAX)

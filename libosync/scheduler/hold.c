@@ -166,7 +166,7 @@ static bool ask(osync__sub_t *sub, const osync__hold_t *h, bool release) {
                               .pid = sub->pid,
                               .release = release};
     memcpy(c->task_id, sub->task->id, sizeof c->task_id);
-    if (!c->collector || !c->tablet || (point && osync__sched_buf_set(&c->point, point, len))) {
+    if (!c->collector || !c->tablet || (point && osync__buf_set(&c->point, point, len))) {
         call_free(c);
         return false;
     }

@@ -61,7 +61,6 @@ enum {
     OSYNC__ADOPT_FAILURES = 3,         /* in a row, and the rows go by way of the scheduler */
     OSYNC__PROXY_MS = 300000,          /* for as long */
     OSYNC__ZONE_SIZE = 128,
-    OSYNC__STAGE_ID_SIZE = 33, /* of an incarnation, an attempt or a stager */
 };
 /* An encoder that had to grow beyond this isn't kept. */
 #define OSYNC__MAX_IDLE_CSV_BYTES (4u << 20)
@@ -414,6 +413,8 @@ bool osync__sched_direct_ask(osync__sub_t *sub, const Openmldb__Datasync__Collec
 /* Fills `grant` for the answer to a request with this report, with `folder` to hold the path. False: there is none. */
 bool osync__sched_direct_grant(osync__sub_t *sub, const Openmldb__Datasync__CollectorReport *report,
                                Openmldb__Datasync__StageGrant *grant, osync__buf_t *folder);
+/* Whether the folder that a reported file is in is granted to its stager now. */
+bool osync__sched_direct_granted(osync__sub_t *sub, const Openmldb__Datasync__SendDataRequest *request);
 /* What is wrong with a file that was reported; NULL: nothing. */
 const char *osync__sched_direct_check(const Openmldb__Datasync__SendDataRequest *request, size_t attached);
 /* A file that a collector has written was committed (0), or not. */
@@ -432,8 +433,6 @@ int osync__sched_point_pack(osync__buf_t *out, const Openmldb__Datasync__SyncPoi
 Openmldb__Datasync__SyncPoint *osync__sched_point_unpack(const void *data, size_t len);
 /* As protobuf's text format has it, without our additions. */
 int osync__sched_point_text(osync__buf_t *out, const Openmldb__Datasync__SyncPoint *point);
-bool osync__sched_buf_equal(const osync__buf_t *a, const osync__buf_t *b);
-int osync__sched_buf_set(osync__buf_t *b, const void *data, size_t len);
 int osync__sched_set(char **to, const char *from); /* replaces a string; NULL is fine */
 const char *osync__sched_status_name(Osync__Scheduler__Status status);
 void osync__sched_sub_state(osync__sub_t *sub, Osync__Scheduler__Status status, Osync__Scheduler__Cause cause,

@@ -8,15 +8,6 @@
 /* More of a key than this says nothing to a reader of an error message. */
 enum { MAX_TEXT_PK = 1024 };
 
-int osync__sched_buf_set(osync__buf_t *b, const void *data, size_t len) {
-    b->len = 0;
-    return osync__buf_append(b, data, len);
-}
-
-bool osync__sched_buf_equal(const osync__buf_t *a, const osync__buf_t *b) {
-    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len) == 0);
-}
-
 int osync__sched_set(char **to, const char *from) {
     char *copy = from ? osync__strdup(from) : NULL;
     if (from && !copy) return OSYNC_ENOMEM;

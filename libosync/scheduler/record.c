@@ -19,7 +19,7 @@ void osync__sched_record_free(osync__record_t *r) {
 
 int osync__sched_record_loaded(osync__record_t *r, const void *value, size_t len) {
     r->exists = true;
-    return osync__sched_buf_set(&r->stored, value, len);
+    return osync__buf_set(&r->stored, value, len);
 }
 
 bool osync__sched_record_idle(const osync__record_t *r) {
@@ -52,7 +52,7 @@ static void on_get(void *arg, int status, const void *value, size_t len, const o
             osync__sched_drop(s);
             return;
         }
-        r->exists = found && osync__sched_buf_set(&r->stored, value, len) == 0;
+        r->exists = found && osync__buf_set(&r->stored, value, len) == 0;
     }
     r->dirty = r->failed = true;
     r->settled(r->owner);
@@ -93,7 +93,7 @@ static void write_now(osync__record_t *r) {
         return;
     }
     int rc = r->removing ? 0 : r->pack(r->owner, &r->writing);
-    if (!rc && !r->removing && r->exists && osync__sched_buf_equal(&r->writing, &r->stored)) {
+    if (!rc && !r->removing && r->exists && osync__buf_equal(&r->writing, &r->stored)) {
         r->settled(r->owner);
         return;
     }

@@ -91,7 +91,7 @@ static void on_rewind(void *arg, bool ready, bool permanent, const osync_error_t
     size_t len;
     const void *point = osync__delivery_point(sub->delivery, &len);
     sub->last_start.len = 0;
-    if (osync__sched_buf_set(&sub->end, point, len)) {
+    if (osync__buf_set(&sub->end, point, len)) {
         osync__log(OSYNC_LOG_ERROR, "task %s pid %u: out of memory", t->id, sub->pid);
         return; /* a point that isn't known takes no rows */
     }
@@ -115,7 +115,7 @@ static int attach_sub(osync__sub_t *sub, osync_error_t *err) {
     int rc = OSYNC_ENOMEM;
     beginning.type = OPENMLDB__DATASYNC__SYNC_TYPE__kSNAPSHOT;
     snprintf(key, sizeof key, "part/%s/%u", t->id, sub->pid);
-    if (sub->first.len > 0 ? osync__sched_buf_set(&first, sub->first.data, sub->first.len)
+    if (sub->first.len > 0 ? osync__buf_set(&first, sub->first.data, sub->first.len)
                            : osync__sched_point_pack(&first, &beginning)) {
         osync__err(err, rc, "task %s: out of memory", t->id);
         goto done;

@@ -32,7 +32,7 @@ struct osync__work {
     const uint8_t *data;
     size_t len;
     uint64_t staged_bytes; /* of a file that the collector has written; 0: there is none */
-    char incarnation[OSYNC__STAGE_ID_SIZE], attempt[OSYNC__STAGE_ID_SIZE];
+    char incarnation[OSYNC__ID_SIZE], attempt[OSYNC__ID_SIZE];
     osync__buf_t start, next;
     osync__schema_t *schema;
     osync_csv_t *csv;
@@ -200,7 +200,7 @@ static void append(osync__work_t *w) {
         return;
     }
     /* Nothing moves: only the end is to be committed. */
-    if (len == 0 && osync__sched_buf_equal(&w->start, &w->next)) {
+    if (len == 0 && osync__buf_equal(&w->start, &w->next)) {
         flush(w);
         return;
     }
@@ -472,15 +472,6 @@ static bool has_begun(const osync__sub_t *sub) {
            (!sub->phase[0] || strcmp(sub->phase, "traversing") == 0 || strcmp(sub->phase, "following") == 0);
 }
 
-static bool is_granted(osync__sub_t *sub, const Openmldb__Datasync__SendDataRequest *r) {
-    Openmldb__Datasync__StageGrant grant;
-    osync__buf_t folder = {0};
-    bool granted = osync__sched_direct_grant(sub, r->report, &grant, &folder) &&
-                   strcmp(grant.incarnation, r->staged->incarnation) == 0;
-    osync__buf_free(&folder);
-    return granted;
-}
-
 void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     osync_scheduler_t *s = arg;
     const Openmldb__Datasync__SendDataRequest *r =
@@ -517,7 +508,7 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     }
     if (sub->status == OSYNC__SCHEDULER__STATUS__SUCCESS && !(sub->work && token_matches)) {
         /* The answer to the last request may have been lost. */
-        if (token_matches && r->finished && sub->ready && osync__sched_buf_equal(&next, &sub->end))
+        if (token_matches && r->finished && sub->ready && osync__buf_equal(&next, &sub->end))
             answer(call, sub, ours, 0, NULL, 0);
         else
             answer(call, sub, ours && token_matches, -1,
@@ -542,8 +533,8 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     }
     if (sub->work) {
         osync__work_t *w = sub->work;
-        if (osync__sched_buf_equal(&w->start, &start) && osync__sched_buf_equal(&w->next, &next) &&
-            w->count == r->count && w->finished == (r->finished != 0) && same_file(w, r->staged)) {
+        if (osync__buf_equal(&w->start, &start) && osync__buf_equal(&w->next, &next) && w->count == r->count &&
+            w->finished == (r->finished != 0) && same_file(w, r->staged)) {
             if (w->repeat) answer(w->repeat, sub, w->ours, -1, "a repeat of this request has taken its place", 0);
             w->repeat = call;
             osync__rpc_drop_attachment(call); /* the rows are here already */
@@ -577,11 +568,11 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
     }
     bool again = false; /* it has just been taken, and the answer was lost */
     /* A14: what doesn't start at our end is of an attempt that is over. */
-    if (!osync__sched_buf_equal(&start, &sub->end)) {
+    if (!osync__buf_equal(&start, &sub->end)) {
         /* What ends at our end has no row behind it. Where the last request began is forgotten with a restart; a
          * collector that can't rewind would then begin anew. */
-        bool last = sub->last_start.len > 0 ? osync__sched_buf_equal(&start, &sub->last_start) : !ours;
-        again = last && osync__sched_buf_equal(&next, &sub->end);
+        bool last = sub->last_start.len > 0 ? osync__buf_equal(&start, &sub->last_start) : !ours;
+        again = last && osync__buf_equal(&next, &sub->end);
         if (!again) {
             mismatch(call, sub, r);
             goto done;
@@ -591,7 +582,7 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
             goto done;
         }
         /* Its rows are here already; what is left is to be sure that they are committed. */
-        if (osync__sched_buf_set(&start, sub->end.data, sub->end.len)) {
+        if (osync__buf_set(&start, sub->end.data, sub->end.len)) {
             answer(call, sub, ours, -1, "out of memory", 0);
             goto done;
         }
@@ -612,15 +603,15 @@ void osync__sched_on_send(osync__rpc_call_t *call, void *arg) {
         answer(call, sub, ours, -1, text, 0);
         goto done;
     }
-    if (count == 0 && !r->finished && (ours || !again) && osync__sched_buf_equal(&start, &next)) { /* a sign of life */
+    if (count == 0 && !r->finished && (ours || !again) && osync__buf_equal(&start, &next)) { /* a sign of life */
         answer(call, sub, ours, 0, NULL, 0);
         goto done;
     }
-    if (count > 0 && osync__sched_buf_equal(&start, &next)) {
+    if (count > 0 && osync__buf_equal(&start, &next)) {
         answer(call, sub, ours, -1, "the pack has rows, but next_point equals start_point", 0);
         goto done;
     }
-    if (staged && !is_granted(sub, r)) {
+    if (staged && !osync__sched_direct_granted(sub, r)) {
         answerf(call, sub, ours, -1, RESUME, "tid %u pid %u: the staged file isn't in the folder that is granted now",
                 r->tid, r->pid);
         goto done;

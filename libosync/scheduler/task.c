@@ -237,7 +237,7 @@ int osync__sched_task_new(osync__task_t **out, osync_scheduler_t *s, const Osync
     for (size_t i = 0; i < r->n_start; i++) {
         const Osync__Scheduler__StartPoint *from = r->start[i];
         osync__sub_t *sub = osync__sched_task_sub(t, from->pid);
-        if (sub && osync__sched_buf_set(&sub->first, from->point.data, from->point.len)) goto nomem;
+        if (sub && osync__buf_set(&sub->first, from->point.data, from->point.len)) goto nomem;
         if (!sub || !from->token) continue;
         sub->imported = true;
         sub->status = from->finished ? OSYNC__SCHEDULER__STATUS__SUCCESS : OSYNC__SCHEDULER__STATUS__RUNNING;

@@ -134,20 +134,24 @@ def warm_and_cold(bench, name, table, meta, path, files, target):
     bench.report.add_pairs(name, f"{table}, cold", results, "MB/s", at_least=target, cpu_ratio=cpu, left_cached=left)
 
 
-def scan(bench):
+def read_partitions(bench):
+    """(name, its table_meta, folder, the log's folder) of each table that the benches of reading have."""
     for name in ["rows of 178 bytes", "narrow", "text"]:
         rows = bench.rows if name != "text" else bench.rows // 5
-        with partition(bench.folder, rows, name) as (meta, path, _):
-            files = sorted((path / "snapshot").glob("*/*.sst"))
-            warm_and_cold(bench, "scan", name, meta, path, files, 0.8)
+        with partition(bench.folder, rows, name) as made:
+            yield name, *made
+
+
+def scan(bench):
+    for name, meta, path, _ in read_partitions(bench):
+        files = sorted((path / "snapshot").glob("*/*.sst"))
+        warm_and_cold(bench, "scan", name, meta, path, files, 0.8)
 
 
 def binlog(bench):
-    for name in ["rows of 178 bytes", "narrow", "text"]:
-        rows = bench.rows if name != "text" else bench.rows // 5
-        with partition(bench.folder, rows, name) as (meta, _, log):
-            files = sorted((log / "binlog").glob("*.log"))
-            warm_and_cold(bench, "binlog", name, meta, log, files, 0.7)
+    for name, meta, _, log in read_partitions(bench):
+        files = sorted((log / "binlog").glob("*.log"))
+        warm_and_cold(bench, "binlog", name, meta, log, files, 0.7)
 
 
 def encode(bench):

@@ -799,14 +799,19 @@ def zombie(name, side, deletes, numbers, lock):
             finally:
                 former.process.send_signal(signal.SIGCONT)
                 former.kill()
-        run.end()
-        lost, twice = system.audit(run.dest, range(table.rows))
-        wait_for(f"nothing to be left in {run.dest}", lambda: not system.hidden(run.dest), 20)
-        with lock:
-            numbers.add("zombies")
-            numbers.audited(table.rows, lost, twice)
+        count_zombie(system, table, run, numbers, lock)
 
     return job
+
+
+def count_zombie(system, table, run, numbers, lock):
+    """The end of a run in which a zombie went on."""
+    run.end()
+    lost, twice = system.audit(run.dest, range(table.rows))
+    wait_for(f"nothing to be left in {run.dest}", lambda: not system.hidden(run.dest), 20)
+    with lock:
+        numbers.add("zombies")
+        numbers.audited(table.rows, lost, twice)
 
 
 STAGER_STOPS = ["direct_create", "direct_write", "direct_finish", "send_staged"]
@@ -841,12 +846,7 @@ def zombie_stager(name, side, numbers, lock):
             table.put()
             system.wait_all_rows(table.name, table.rows)
             time.sleep(0.3)  # longer than its retries take
-        run.end()
-        lost, twice = system.audit(run.dest, range(table.rows))
-        wait_for(f"nothing to be left in {run.dest}", lambda: not system.hidden(run.dest), 20)
-        with lock:
-            numbers.add("zombies")
-            numbers.audited(table.rows, lost, twice)
+        count_zombie(system, table, run, numbers, lock)
 
     return job
 
